@@ -1,0 +1,1 @@
+"""Deep Learning from the Ground Up."""
