@@ -1,0 +1,295 @@
+"""Runs the lessons whose solved notebooks are out of date, and stores their outputs in solutions/.
+
+    python -m ci.execute                      run what changed, at the scale `cpu`
+    python -m ci.execute --force autograd.graph
+    python -m ci.execute --scale gpu          on a machine with a GPU
+    python -m ci.execute --check              run nothing; exit 1 and name each lesson whose outputs are out of date
+
+A lesson is out of date when its source, or a library module that it imports, is not the one its outputs came from.
+Each lesson runs by papermill in a process of its own, so that its time and peak memory are its own.
+"""
+
+import argparse
+import ast
+import copy
+import hashlib
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+import nbformat
+import papermill
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ci.lesson import ROOT, Lesson, LessonError, lessons, read_notebook, write_notebook
+from ci.sync import exported_names
+
+# Per lesson: seconds by scale, peak memory at any scale (DESIGN: budgets).
+SECONDS = {"smoke": 20, "cpu": 180, "gpu": 600}
+PEAK_MB = 4096
+OUTPUT_BYTES = 150_000
+STREAM_CHARACTERS = 8_000
+
+
+class ExecutionError(Exception):
+    """A lesson that does not run as it should; the message is one line for the author."""
+
+
+def fingerprint(lesson: Lesson, course: list[Lesson]) -> str:
+    """Hash of all that a lesson's outputs depend on: its source and the lessons whose exports it imports."""
+    digest = hashlib.sha256()
+    seen: set[str] = set()
+    waiting = [lesson]
+    while waiting:
+        current = waiting.pop()
+        if current.id in seen:
+            continue
+        seen.add(current.id)
+        waiting += _imported(current, course)
+    by_id = {entry.id: entry for entry in course}
+    for identity in sorted(seen):
+        digest.update(by_id[identity].source_hash.encode())
+    return digest.hexdigest()[:16]
+
+
+def _imported(lesson: Lesson, course: list[Lesson]) -> list[Lesson]:
+    found = []
+    for cell in lesson.code():
+        for node in ast.walk(ast.parse(cell.source)):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("groundup."):
+                continue
+            names = {alias.name for alias in node.names}
+            for other in course:
+                whole = node.module == f"groundup.{other.id}"
+                through_part = node.module == f"groundup.{other.part}"
+                if whole or (through_part and names & {other.name, *exported_names(other)}):
+                    found.append(other)
+    return found
+
+
+def out_of_date(lesson: Lesson, course: list[Lesson]) -> bool:
+    """Whether the stored outputs come from another source than today's."""
+    path = lesson.root / lesson.solution_path
+    if not path.exists():
+        return True
+    record = read_notebook(path).metadata.get("groundup", {})
+    return record.get("source") != fingerprint(lesson, course)
+
+
+def run(lesson: Lesson, course: list[Lesson], scale: str) -> dict:
+    """Runs one lesson in this process's child kernel, writes its solved notebook, returns the record.
+
+    Raises:
+        ExecutionError: a cell failed, wrote to stderr, wrote too much, or the lesson broke its budget.
+    """
+    os.environ.update(
+        GROUNDUP_PAGE="1",
+        GROUNDUP_NO_RECORD="1",
+        GROUNDUP_SCALE=scale,
+        OMP_NUM_THREADS="1",
+        PYTHONHASHSEED="0",
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder, "source.ipynb"), Path(folder, "target.ipynb")
+        source.write_text(write_notebook(lesson.notebook), encoding="utf-8")
+        started = time.perf_counter()
+        try:
+            papermill.execute_notebook(
+                str(source),
+                str(target),
+                parameters={"SCALE": scale},
+                kernel_name="python3",
+                progress_bar=False,
+                cwd=folder,
+                execution_timeout=3 * SECONDS[scale],
+            )
+        except papermill.PapermillExecutionError as error:
+            where = _chapter_line(lesson, error.source)
+            raise ExecutionError(f"{where}: {error.ename}: {error.evalue.strip().splitlines()[0]}") from None
+        seconds = time.perf_counter() - started
+        executed = read_notebook(target)
+    # The kernel is the only child that has ended by now, so the children's peak is the kernel's.
+    peak_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
+    if seconds > SECONDS[scale] or peak_mb > PEAK_MB:
+        raise ExecutionError(
+            f"{lesson.path}: took {seconds:.0f} s and {peak_mb} MB; the budget is {SECONDS[scale]} s and {PEAK_MB} MB"
+        )
+    record = {
+        "source": fingerprint(lesson, course),
+        "scale": scale,
+        "seconds": round(seconds, 1),
+        "peak_mb": peak_mb,
+        "machine": _machine(),
+        "python": platform.python_version(),
+        **_torch_facts(),
+    }
+    notebook = stored(lesson, executed)
+    notebook.metadata["groundup"] = record
+    path = lesson.root / lesson.solution_path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(write_notebook(notebook), encoding="utf-8", newline="\n")
+    return record
+
+
+def stored(lesson: Lesson, executed: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The solved notebook as it is stored: papermill's traces gone, outputs trimmed and checked."""
+    notebook = copy.deepcopy(lesson.notebook)
+    notebook.metadata["language_info"] = executed.metadata["language_info"]
+    outputs = {cell.id: cell.outputs for cell in executed.cells if cell.cell_type == "code"}
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        # Counts say nothing to a reader and would differ after every run out of order.
+        cell.execution_count = None
+        cell.outputs = [_trimmed(output, lesson, cell) for output in _joined(outputs[cell.id])]
+    return notebook
+
+
+def _joined(outputs: list) -> list:
+    """Streams that follow one another as one, since the kernel cuts them at random moments."""
+    joined: list = []
+    for output in outputs:
+        last = joined[-1] if joined else None
+        if last is not None and output.output_type == "stream" and last.get("name") == output.name:
+            last.text += output.text
+        else:
+            joined.append(output)
+    return joined
+
+
+def _trimmed(output, lesson: Lesson, cell):
+    where = _chapter_line(lesson, cell.source)
+    if output.output_type == "stream":
+        if output.name == "stderr":
+            raise ExecutionError(
+                f"{where}: the cell writes to stderr: {output.text.strip().splitlines()[-1]}"
+            )
+        if len(output.text) > STREAM_CHARACTERS:
+            output.text = output.text[:STREAM_CHARACTERS] + "\n… (cut)\n"
+    if output.output_type == "execute_result":
+        output.execution_count = None
+    size = len(json.dumps(output))
+    if size > OUTPUT_BYTES:
+        raise ExecutionError(
+            f"{where}: an output of {size // 1000} KB; {OUTPUT_BYTES // 1000} KB are allowed"
+        )
+    return output
+
+
+def _chapter_line(lesson: Lesson, source: str) -> str:
+    for cell in lesson.cells:
+        if cell.source.strip() == source.strip():
+            return f"{lesson.path}:{cell.line}"
+    return str(lesson.path)
+
+
+def _machine() -> str:
+    """Processor and cores, in words."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [
+            line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line
+        ]
+        model = names[0] if names else model
+    cores = os.cpu_count()
+    return f"{model}, {cores} core{'s' * (cores != 1)}"
+
+
+def _torch_facts() -> dict:
+    # In a child, so that importing torch here costs no lesson its memory figure.
+    code = (
+        "import torch, json; from groundup.run import device; d = device(); "
+        "n = torch.cuda.get_device_name() if d.type == 'cuda' else d.type; "
+        "print(json.dumps({'torch': torch.__version__, 'device': n}))"
+    )
+    return json.loads(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    )
+
+
+def _run_in_child(lesson: Lesson, scale: str) -> dict:
+    """`run` in a process of its own: its children's peak memory is then that of this lesson alone."""
+    command = [sys.executable, "-m", "ci.execute", "--one", lesson.id, "--scale", scale]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=lesson.root, timeout=3 * SECONDS[scale] + 120
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["the run ended without a word"]
+        raise ExecutionError(lines[-1])
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
+    parser = argparse.ArgumentParser(prog="python -m ci.execute", description=__doc__.splitlines()[0])
+    parser.add_argument("lessons", nargs="*", help="lesson ids; without any, all")
+    parser.add_argument("--scale", choices=sorted(SECONDS), default="cpu")
+    parser.add_argument("--force", action="store_true", help="also run lessons that are up to date")
+    parser.add_argument(
+        "--check", action="store_true", help="run nothing, name the lessons that are out of date"
+    )
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    try:
+        course = lessons(root)
+    except LessonError as error:
+        print(error, file=sys.stderr)
+        return 2
+    by_id = {lesson.id: lesson for lesson in course}
+    if options.one:
+        try:
+            print(json.dumps(run(by_id[options.one], course, options.scale)))
+        except ExecutionError as error:
+            print(error, file=sys.stderr)
+            return 1
+        return 0
+    if unknown := [name for name in options.lessons if name not in by_id]:
+        print(f"no lesson is called {', '.join(unknown)}; there are: {', '.join(by_id)}", file=sys.stderr)
+        return 2
+    chosen = [by_id[name] for name in options.lessons] or course
+    due = [lesson for lesson in chosen if options.force or out_of_date(lesson, course)]
+    if options.check:
+        for lesson in due:
+            print(
+                f"{lesson.solution_path}: its outputs come from another source; run `make execute`",
+                file=sys.stderr,
+            )
+        return 1 if due else 0
+    return _run_all(due, options.scale, options.jobs)
+
+
+def _run_all(due: list[Lesson], scale: str, jobs: int) -> int:
+    console = Console(stderr=True)
+    if not due:
+        console.print("every lesson's outputs are up to date")
+        return 0
+    failed = 0
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress, ThreadPoolExecutor(jobs) as pool:
+        bar = progress.add_task(f"lessons at scale {scale}", total=len(due))
+        running = {pool.submit(_run_in_child, lesson, scale): lesson for lesson in due}
+        for done in as_completed(running):
+            lesson = running[done]
+            try:
+                record = done.result()
+                progress.print(
+                    f"{lesson.id}: {record['seconds']} s, {record['peak_mb']} MB, {record['device']}"
+                )
+            except (ExecutionError, subprocess.TimeoutExpired) as error:
+                failed += 1
+                progress.print(f"[red]failed[/red] {error}", highlight=False)
+            progress.advance(bar)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
