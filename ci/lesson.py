@@ -132,12 +132,10 @@ def read(path: Path, root: Path = ROOT) -> Lesson:
 
     try:
         notebook = myst_to_notebook(text, add_source_map=True)
-    except MystMetadataParsingError as error:
-        raise wrong(1, " ".join(str(error).split())) from error
-    except yaml.YAMLError as error:
+    except (MystMetadataParsingError, yaml.YAMLError) as error:
         raise wrong(1, f"the front matter is not YAML: {' '.join(str(error).split())}") from error
     starts = notebook.metadata.pop("source_map")
-    notebook.metadata.pop("jupytext", None)
+    notebook.metadata.pop("jupyter", None)  # jupytext's own note about the fences
     meta = notebook.metadata
 
     missing = [key for key in FRONT_MATTER if key not in meta]
@@ -153,10 +151,15 @@ def read(path: Path, root: Path = ROOT) -> Lesson:
     if not isinstance(meta.minutes, int) or meta.minutes <= 0:
         raise wrong(1, "minutes must be a whole number above zero")
 
+    lines = text.splitlines()
     cells = []
     for index, (node, start) in enumerate(zip(notebook.cells, starts, strict=True)):
         tags = frozenset(node.metadata.get("tags", []))
-        line = start + 1
+        # jupytext counts from the fence or the block break; an error should point at the source itself.
+        first = node.source.split("\n")[0]
+        line = 1 + next(
+            number for number in range(start, len(lines)) if lines[number].strip() == first.strip()
+        )
         if unknown_tags := tags - TAGS:
             raise wrong(line, f"unknown tag {', '.join(sorted(unknown_tags))}")
         if set(node.metadata) - {"tags"}:
@@ -245,7 +248,9 @@ def _defined_name(cell: Cell, wrong) -> str:
     try:
         body = ast.parse(cell.source).body
     except SyntaxError as error:
-        raise wrong(cell.line + (error.lineno or 1), f"the exercise does not parse: {error.msg}") from error
+        raise wrong(
+            cell.line + (error.lineno or 1) - 1, f"the exercise does not parse: {error.msg}"
+        ) from error
     if len(body) != 1 or not isinstance(body[0], ast.FunctionDef | ast.ClassDef):
         raise wrong(cell.line, "an exercise cell holds exactly one top-level function or class")
     opened = None
