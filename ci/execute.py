@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ci.lesson import ROOT, Lesson, LessonError, lessons, read_notebook, write_notebook
-from ci.sync import exported_names
+from ci.sync import PAIR, exported_names
 
 # Per lesson: seconds by scale, peak memory at any scale (DESIGN: budgets).
 SECONDS = {"smoke": 20, "cpu": 180, "gpu": 600}
@@ -143,6 +143,7 @@ def stored(lesson: Lesson, executed: nbformat.NotebookNode) -> nbformat.Notebook
     """The solved notebook as it is stored: papermill's traces gone, outputs trimmed and checked."""
     notebook = copy.deepcopy(lesson.notebook)
     notebook.metadata["language_info"] = executed.metadata["language_info"]
+    notebook.metadata["jupytext"] = PAIR
     outputs = {cell.id: cell.outputs for cell in executed.cells if cell.cell_type == "code"}
     for cell in notebook.cells:
         if cell.cell_type != "code":

@@ -5,19 +5,21 @@ that breaks the agreed form with one line that names the file and the line.
 """
 
 import ast
+import copy
 import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 
 import nbformat
 import yaml
-from jupytext.myst import MystMetadataParsingError, myst_to_notebook
+from jupytext.myst import MystMetadataParsingError, myst_to_notebook, notebook_to_myst
 
 ROOT = Path(__file__).resolve().parent.parent
 
-FRONT_MATTER = ("kernelspec", "lesson", "title", "minutes", "needs", "covers")
+FRONT_MATTER = ("covers", "kernelspec", "lesson", "minutes", "needs", "title")
 TAGS = frozenset(
     ["setup", "parameters", "exercise", "example", "check", "export", "hide-input", "interactive"]
 )
@@ -166,6 +168,10 @@ def read(path: Path, root: Path = ROOT) -> Lesson:
             raise wrong(line, "a cell may carry tags and no other metadata")
         cells.append(Cell(node.cell_type, node.source, tags, f"cell-{index:02d}", line))
 
+    # JupyterLab would write the chapter in this form; in any other, saving it there would change bytes.
+    for number, (is_line, tidy_line) in enumerate(zip_longest(lines, tidy(notebook).splitlines()), 1):
+        if is_line != tidy_line:
+            raise wrong(number, f"JupyterLab would save {tidy_line!r} here (`python -m ci.sync --tidy` does)")
     cells, exercises = _exercises(cells, meta.lesson, wrong)
     for node, cell in zip(notebook.cells, cells, strict=True):
         node.id = cell.id
@@ -183,6 +189,13 @@ def read(path: Path, root: Path = ROOT) -> Lesson:
         source_hash=hashlib.sha256(text.encode()).hexdigest()[:16],
         notebook=notebook,
     )
+
+
+def tidy(notebook: nbformat.NotebookNode) -> str:
+    """The chapter's text as jupytext writes it: front matter in alphabetical order, lists item by item."""
+    ordered = copy.deepcopy(notebook)
+    ordered.metadata = nbformat.from_dict(dict(sorted(notebook.metadata.items())))
+    return notebook_to_myst(ordered, default_lexer="ipython3")
 
 
 def _exercises(cells: list[Cell], lesson_id: str, wrong) -> tuple[list[Cell], list[Exercise]]:
@@ -279,6 +292,15 @@ def _hints(about: Cell, name: str, wrong) -> tuple[str, str, str]:
     return tuple(texts)
 
 
+def tidy_chapter(path: Path) -> bool:
+    """Rewrites the chapter at `path` as JupyterLab would save it; says whether that changed anything."""
+    text = path.read_text(encoding="utf-8")
+    notebook = myst_to_notebook(text)
+    notebook.metadata.pop("jupyter", None)
+    path.write_text(tidy(notebook), encoding="utf-8", newline="\n")
+    return tidy(notebook) != text
+
+
 def write_notebook(notebook: nbformat.NotebookNode) -> str:
     """The notebook as the one text that every tool of the course writes."""
     return nbformat.writes(notebook, version=4).rstrip("\n") + "\n"
@@ -298,5 +320,6 @@ __all__ = [
     "lessons",
     "read",
     "read_notebook",
+    "tidy_chapter",
     "write_notebook",
 ]

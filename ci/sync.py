@@ -2,6 +2,7 @@
 
     python -m ci.sync            write what has changed
     python -m ci.sync --check    write nothing; exit 1 and name each file that differs
+    python -m ci.sync --tidy     first rewrite chapters/ in the form in which JupyterLab saves them
 
 Data flows one way. Nothing here reads a derived file, with one exception: a solved notebook keeps the outputs
 of the cells whose source did not change, so that a typo mended in the prose does not cost a run.
@@ -21,9 +22,23 @@ import yaml
 from jupytext.combine import combine_inputs_with_outputs
 from nbgrader.preprocessors import ClearOutput, ClearSolutions, ComputeChecksums, LockCells
 
-from ci.lesson import BEGIN, END, ROOT, Lesson, LessonError, lessons, read_notebook, write_notebook
+from ci.lesson import (
+    BEGIN,
+    END,
+    ROOT,
+    Lesson,
+    LessonError,
+    chapters,
+    lessons,
+    read_notebook,
+    tidy_chapter,
+    write_notebook,
+)
 
 GENERATED = "Generated from {source} by `make sync`: edit that file, not this one."
+
+# What jupytext itself writes into the notebook half when it saves the pair; without it a first save would add it.
+PAIR = {"default_lexer": "ipython3"}
 
 SETUP = """\
 # Run this cell first. In Colab it installs the course; on your own machine it finds it installed.
@@ -115,6 +130,7 @@ def solved_notebook(lesson: Lesson) -> nbformat.NotebookNode:
         notebook.metadata.update(kept)
         for cell, identity, metadata in zip(notebook.cells, ids, tags, strict=True):
             cell.id, cell.metadata = identity, metadata
+    notebook.metadata["jupytext"] = PAIR
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     return notebook
 
@@ -260,7 +276,13 @@ def stale(root: Path, files: dict[Path, str]) -> list[Path]:
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     parser = argparse.ArgumentParser(prog="python -m ci.sync", description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing, exit 1 if a file differs")
-    check = parser.parse_args(arguments).check
+    parser.add_argument("--tidy", action="store_true", help="first write chapters as JupyterLab saves them")
+    options = parser.parse_args(arguments)
+    check = options.check
+    if options.tidy:
+        for path in chapters(root):
+            if tidy_chapter(path):
+                print(f"{path.relative_to(root)}: tidied")
     try:
         files = derive(root)
     except LessonError as error:

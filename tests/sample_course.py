@@ -7,15 +7,15 @@ from ci.lesson import ROOT
 
 CHAPTER = '''\
 ---
+covers: []
 kernelspec:
   display_name: Python 3
   language: python
   name: python3
 lesson: autograd.sample
-title: A sample
 minutes: 5
 needs: []
-covers: []
+title: A sample
 ---
 
 # A sample
