@@ -192,7 +192,7 @@ def read(path: Path, root: Path = ROOT) -> Lesson:
 
 
 def tidy(notebook: nbformat.NotebookNode) -> str:
-    """The chapter's text as jupytext writes it: front matter in alphabetical order, lists item by item."""
+    """The chapter's text as jupytext writes it: front matter in alphabetical order."""
     ordered = copy.deepcopy(notebook)
     ordered.metadata = nbformat.from_dict(dict(sorted(notebook.metadata.items())))
     return notebook_to_myst(ordered, default_lexer="ipython3")

@@ -1,0 +1,49 @@
+# The two that matter: `make start` to learn, `make test` to check everything. `make help` lists the rest.
+PYTHON ?= python3
+VENV := .venv/bin/python
+LESSON ?=
+SCALE ?= cpu
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup start lab book test lint sync execute audit new-lesson bench gpu pins clean
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: ## make .venv with all that a learner needs
+	@$(PYTHON) ci/bootstrap.py setup
+
+start: ## set up, build the site, serve it with JupyterLab beside it
+	@$(PYTHON) ci/bootstrap.py start $(if $(PORT),--port $(PORT))
+
+lab: setup ## JupyterLab on your working copies
+	@$(VENV) -m groundup.cli lab
+
+book: setup ## build the site into _build/html
+	@$(VENV) -m ci.book
+
+test: ## everything that CI checks
+	@$(PYTHON) ci/bootstrap.py setup --test
+	@$(VENV) -m ci.test
+
+lint: ## ruff and codespell
+	@$(VENV) -m ci.test lint
+
+sync: ## derive exercises, library and catalogue from chapters/
+	@$(VENV) -m ci.sync
+
+execute: ## run the lessons whose outputs are out of date
+	@$(VENV) -m ci.execute $(LESSON) --scale $(SCALE)
+
+audit: ## all gates and all mutants, as a table
+	@$(VENV) -m ci.audit
+
+new-lesson: ## a skeleton: make new-lesson PART=autograd NAME=losses
+	@$(VENV) -m ci.new_lesson "$(PART)" "$(NAME)"
+
+pins: ## write ci/constraints.txt from what is installed
+	@$(VENV) -m ci.pins
+
+clean: ## remove what was built (never your working copies)
+	rm -rf _build .pytest_cache .ruff_cache .hypothesis

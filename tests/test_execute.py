@@ -1,0 +1,89 @@
+"""Running a lesson: what is out of date, what is stored, what is refused."""
+
+import nbformat
+import pytest
+
+from ci import execute, sync
+from ci.lesson import lessons, read_notebook
+from tests.sample_course import CHAPTER, make
+
+# The sample without its checks: those of a sample lesson are no part of the installed package.
+PLAIN = CHAPTER.replace('from groundup import lesson\n\ncheck = lesson("autograd.sample")', "check = print")
+
+
+def run(root, scale="smoke"):
+    course = lessons(root)
+    return execute.run(course[0], course, scale)
+
+
+def test_a_run_is_stored_with_its_record_and_is_then_up_to_date(tmp_path):
+    make(tmp_path, PLAIN)
+    course = lessons(tmp_path)
+    assert execute.out_of_date(course[0], course)
+    record = run(tmp_path)
+    assert not execute.out_of_date(course[0], course)
+    notebook = read_notebook(tmp_path / course[0].solution_path)
+    nbformat.validate(notebook)
+    assert notebook.metadata.groundup == record
+    assert 0 < record["seconds"] < 20 and 10 < record["peak_mb"] < 4096 and record["scale"] == "smoke"
+    outputs = {cell.id: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
+    assert outputs["add-up-example"][0].text == "6.0\n"
+    text = (tmp_path / course[0].solution_path).read_text()
+    assert "papermill" not in text and "injected-parameters" not in text and str(tmp_path) not in text
+
+
+def test_a_run_changes_no_source_so_sync_stays_quiet(tmp_path):
+    make(tmp_path, PLAIN)
+    run(tmp_path)
+    assert sync.main([], tmp_path) == 0
+    before = (tmp_path / "solutions/01_autograd/01_sample.ipynb").read_bytes()
+    assert sync.main(["--check"], tmp_path) == 0
+    assert (tmp_path / "solutions/01_autograd/01_sample.ipynb").read_bytes() == before
+
+
+def test_a_changed_source_or_a_changed_lesson_it_imports_is_out_of_date(tmp_path):
+    path = make(tmp_path, PLAIN)
+    later = path.with_name("02_later.md")
+    text = (
+        PLAIN.replace("autograd.sample", "autograd.later")
+        .replace("add_up", "add_more")
+        .replace("add-up", "add-more")
+    )
+    later.write_text(
+        text.replace("check = print", "check = print\nfrom groundup.autograd.sample import add_up")
+    )
+    before = [execute.fingerprint(lesson, lessons(tmp_path)) for lesson in lessons(tmp_path)]
+    path.write_text(path.read_text().replace("Something to read.", "Something else."))
+    after = [execute.fingerprint(lesson, lessons(tmp_path)) for lesson in lessons(tmp_path)]
+    assert before[0] != after[0] and before[1] != after[1]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("import sys; print('oh', file=sys.stderr)", "the cell writes to stderr: oh"),
+        ("from IPython.display import HTML, display; display(HTML('x' * 200_000))", "an output of 200 KB"),
+    ],
+)
+def test_a_lesson_that_does_not_run_as_it_should_is_named_by_line(tmp_path, source, message):
+    path = make(tmp_path, PLAIN.replace("print(add_up([1.0, 2.0, 3.0]))", source))
+    with pytest.raises(execute.ExecutionError) as caught:
+        run(tmp_path)
+    assert message in str(caught.value)
+    line = int(str(caught.value).split(":")[1])
+    assert path.read_text().splitlines()[line - 1] == source
+    assert not (tmp_path / "solutions").exists(), "a failed run leaves what was there"
+
+
+def test_long_streams_are_cut(tmp_path):
+    make(tmp_path, PLAIN.replace("print(add_up([1.0, 2.0, 3.0]))", "print('x' * 20_000)"))
+    run(tmp_path)
+    text = (tmp_path / "solutions/01_autograd/01_sample.ipynb").read_text()
+    assert "(cut)" in text and len(text) < 20_000
+
+
+def test_an_unknown_lesson_is_one_line(tmp_path, capsys):
+    make(tmp_path, PLAIN)
+    assert execute.main(["autograd.soup"], tmp_path) == 2
+    assert capsys.readouterr().err == "no lesson is called autograd.soup; there are: autograd.sample\n"
