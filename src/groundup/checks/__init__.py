@@ -1,0 +1,1 @@
+"""What each exercise is checked with: cases, oracles, properties and named mistakes."""

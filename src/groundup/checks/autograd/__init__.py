@@ -1,0 +1,1 @@
+"""Checks for part 1, autograd."""

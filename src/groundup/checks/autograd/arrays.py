@@ -1,0 +1,475 @@
+"""Checks for the lesson autograd.arrays."""
+
+import math
+from itertools import zip_longest
+
+import numpy as np
+
+from groundup.check import Case, Exercise
+
+# ---------------------------------------------------------------------------------------------- strides_of
+
+strides_of = Exercise("autograd.arrays.strides_of")
+
+
+@strides_of.cases
+def _(rng):
+    yield Case("a grid of float64", shape=(3, 4), itemsize=8)
+    yield Case("three axes of float32", shape=(2, 3, 5), itemsize=4)
+    yield Case("four axes, random sizes", shape=tuple(int(n) for n in rng.integers(2, 7, size=4)), itemsize=2)
+    yield Case("one byte per number", shape=(4, 2, 3), itemsize=1)
+    yield Case("one axis", shape=(7,), itemsize=8)
+    yield Case("axes of size 1", shape=(1, 5, 1), itemsize=4)
+    yield Case("no axis at all: a single number", shape=(), itemsize=8)
+
+
+@strides_of.oracle
+def _(shape, itemsize):
+    return np.empty(shape, dtype=f"V{itemsize}").strides  # NumPy's own answer, for an item of that many bytes
+
+
+@strides_of.property
+def a_new_first_axis_moves_nothing(obj, shape, itemsize):
+    """A stride depends only on the axes behind it, so one more axis in front must leave the other strides as they were."""
+    return tuple(obj((3, *shape), itemsize))[1:] == tuple(obj(shape, itemsize))
+
+
+@strides_of.mistake
+def counted_in_numbers(shape, itemsize):
+    """You counted how many numbers to jump, as PyTorch's stride() does. NumPy's strides are in bytes, and one number takes itemsize bytes."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+@strides_of.mistake
+def first_axis_fastest(shape, itemsize):
+    """You laid the array out column by column, as Fortran does: your first axis has neighbours side by side. Row by row it is the last axis that moves by one number."""
+    return tuple(itemsize * math.prod(shape[:axis]) for axis in range(len(shape)))
+
+
+@strides_of.mistake
+def counted_the_own_axis(shape, itemsize):
+    """Your stride of an axis includes the axis's own size. One step along an axis jumps over what lies behind it, not over the axis itself: the last stride is a single number."""
+    return tuple(itemsize * math.prod(shape[axis:]) for axis in range(len(shape)))
+
+
+@strides_of.mistake
+def left_in_reverse_order(shape, itemsize):
+    """Your strides are right but stand back to front. You walked from the last axis to the first; the answer starts with the first axis."""
+    return tuple(itemsize * math.prod(shape[axis + 1 :]) for axis in reversed(range(len(shape))))
+
+
+# ----------------------------------------------------------------------------------------- broadcast_shape
+
+broadcast_shape = Exercise("autograd.arrays.broadcast_shape")
+
+
+@broadcast_shape.cases
+def _(rng):
+    n, m, k = (int(size) for size in rng.permutation(np.arange(2, 9))[:3])
+    yield Case("a column and a row", a=(n, 1), b=(m,))
+    yield Case("the same shape twice", a=(n, m), b=(n, m))
+    yield Case("ones on both sides", a=(n, 1, k), b=(1, m, 1))
+    yield Case("the second has more axes", a=(k,), b=(n, m, k))
+    yield Case("the first has more axes", a=(n, m, k), b=(m, 1))
+    yield Case("a single number", a=(), b=(n, m))
+    yield Case("two different sizes", a=(n, m), b=(n, k))
+    yield Case("equal at the left, not at the right", a=(n, m), b=(n,))
+    yield Case("an axis of size 0 against size 1", a=(n, 0), b=(1,))
+    yield Case("size 1 against an axis of size 0", a=(1, n), b=(0, n))
+    yield Case("an axis of size 0 against another size", a=(0,), b=(n,))
+
+
+@broadcast_shape.oracle
+def _(a, b):
+    return np.broadcast_shapes(a, b)
+
+
+@broadcast_shape.property
+def order_does_not_matter(obj, a, b):
+    """Broadcasting a with b gives the same shape as b with a; yours does not."""
+    try:
+        return tuple(obj(a, b)) == tuple(obj(b, a))
+    except ValueError:
+        return True  # whether these shapes clash is the oracle's business
+
+
+@broadcast_shape.mistake
+def lined_up_at_the_left(a, b):
+    """You compared the first axes with each other. Shapes line up at the right: the last axis with the last, and the shorter shape gets its 1s in front."""
+    sizes = []
+    for n, m in zip_longest(a, b, fillvalue=1):
+        if n != m and 1 not in (n, m):
+            raise ValueError(f"{n} against {m}")
+        sizes.append(m if n == 1 else n)
+    return tuple(sizes)
+
+
+@broadcast_shape.mistake
+def took_the_larger_size(a, b):
+    """You took the larger of the two sizes. It is the size 1 that stretches, and it may also stretch to 0: an empty axis against 1 stays empty."""
+    sizes = []
+    for n, m in zip_longest(reversed(a), reversed(b), fillvalue=1):
+        if n != m and 1 not in (n, m):
+            raise ValueError(f"{n} against {m}")
+        sizes.append(max(n, m))
+    return tuple(reversed(sizes))
+
+
+@broadcast_shape.mistake
+def never_refused(a, b):
+    """You stretched sizes that clash. Only an axis of size 1 may be stretched; two different sizes, neither of them 1, are a ValueError."""
+    sizes = [m if n == 1 else n for n, m in zip_longest(reversed(a), reversed(b), fillvalue=1)]
+    return tuple(reversed(sizes))
+
+
+@broadcast_shape.mistake
+def dropped_the_extra_axes(a, b):
+    """Your result has only as many axes as the shorter shape: zip stops at the end of the shorter one. The extra axes in front belong to the result too."""
+    sizes = []
+    for n, m in zip(reversed(a), reversed(b), strict=False):
+        if n != m and 1 not in (n, m):
+            raise ValueError(f"{n} against {m}")
+        sizes.append(m if n == 1 else n)
+    return tuple(reversed(sizes))
+
+
+@broadcast_shape.mistake
+def refused_different_lengths(a, b):
+    """You refused shapes with different numbers of axes. They may differ: the shorter one is filled with 1s in front, and a 1 always stretches."""
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} axes against {len(b)}")
+    return np.broadcast_shapes(a, b)
+
+
+# ---------------------------------------------------------------------------------------- einsum_by_loops
+
+einsum_by_loops = Exercise("autograd.arrays.einsum_by_loops")
+
+
+@einsum_by_loops.cases
+def _(rng):
+    def array(*shape):
+        return rng.normal(size=shape)
+
+    yield Case("product of two matrices", spec="ij,jk->ik", a=array(2, 3), b=array(3, 4))
+    yield Case("the same product, transposed", spec="ij,jk->ki", a=array(2, 3), b=array(3, 4))
+    yield Case("dot product", spec="i,i->", a=array(5), b=array(5))
+    yield Case("number by number", spec="ij,ij->ij", a=array(3, 2), b=array(3, 2))
+    yield Case("all pairs", spec="i,j->ij", a=array(3), b=array(4))
+    yield Case("a batch of dot products", spec="bid,bjd->bij", a=array(2, 3, 2), b=array(2, 4, 2))
+    yield Case("a letter that only one array has is summed", spec="ij,k->ik", a=array(2, 3), b=array(4))
+    yield Case("the diagonal", spec="ii,ij->j", a=array(3, 3), b=array(3, 2))
+    yield Case("axes of size 1", spec="ij,jk->ik", a=array(1, 1), b=array(1, 1))
+    yield Case("a transposed view", spec="ji,jk->ik", a=array(4, 2).T[:, ::-1].T, b=array(4, 3))
+    yield Case("an axis that the text does not name", spec="ij,jk->ik", a=array(2, 3), b=array(3, 4, 1))
+
+
+@einsum_by_loops.oracle
+def _(spec, a, b):
+    return np.asarray(np.einsum(spec, a, b))
+
+
+@einsum_by_loops.mistake
+def overwrote_instead_of_adding(spec, a, b):
+    """You wrote each product into its place and lost the one before it. Several settings of the loops share a place; their products are added."""
+    letters, kept = spec.split("->")
+    names_a, names_b = letters.split(",")
+    size = dict(zip(names_a + names_b, a.shape + b.shape, strict=True))
+    out = np.zeros([size[name] for name in kept])
+    for steps in np.ndindex(*size.values()):
+        at = dict(zip(size, steps, strict=True))
+        place_a, place_b, place = (tuple(at[name] for name in names) for names in (names_a, names_b, kept))
+        out[place] = a[place_a] * b[place_b]
+    return out
+
+
+@einsum_by_loops.mistake
+def ignored_the_order_after_the_arrow(spec, a, b):
+    """Your output has its axes in the order in which the letters first appear. The letters after the arrow say the order: "ij,jk->ki" is the transpose of "ij,jk->ik"."""
+    letters, kept = spec.split("->")
+    in_order = [name for name in dict.fromkeys(letters.replace(",", "")) if name in kept]
+    return np.einsum(f"{letters}->{''.join(in_order)}", a, b)
+
+
+@einsum_by_loops.mistake
+def summed_before_multiplying(spec, a, b):
+    """You summed each array first and multiplied the sums. The products come first: the sum of a·b is not the sum of a times the sum of b."""
+    letters, kept = spec.split("->")
+    names_a, names_b = letters.split(",")
+    kept_a, kept_b = ("".join(name for name in kept if name in names) for names in (names_a, names_b))
+    sum_a, sum_b = np.einsum(f"{names_a}->{kept_a}", a), np.einsum(f"{names_b}->{kept_b}", b)
+    return np.einsum(f"{kept_a},{kept_b}->{kept}", sum_a, sum_b)
+
+
+@einsum_by_loops.mistake
+def summed_every_shared_letter(spec, a, b):
+    """You summed every letter that both arrays share. What is summed is decided by the arrow alone: a shared letter that stands after it, such as a batch axis, is kept."""
+    letters, kept = spec.split("->")
+    names_a, names_b = letters.split(",")
+    return np.einsum(f"{letters}->{''.join(n for n in kept if not (n in names_a and n in names_b))}", a, b)
+
+
+# ----------------------------------------------------------------------------------------- sum_accurately
+
+sum_accurately = Exercise("autograd.arrays.sum_accurately")
+
+
+@sum_accurately.cases
+def _(rng):
+    def cancelling(n, size, dtype):
+        """n random numbers around `size`, their negatives, and n numbers between 1 and 2, shuffled."""
+        large = (rng.normal(size=n) * size).astype(dtype)
+        return rng.permutation(np.concatenate([large, -large, rng.uniform(1, 2, size=n).astype(dtype)]))
+
+    yield Case("plain numbers", values=rng.normal(size=20) + 3)
+    yield Case("large numbers that cancel", values=cancelling(40, 1e14, np.float64))
+    yield Case("large numbers that cancel, float32", values=cancelling(30, 1e6, np.float32))
+    yield Case("a number far larger than the total", values=np.array([1.0, 1e100, 1.0, -1e100]))
+    yield Case(
+        "many small numbers after a large one", values=np.array([1e16, *rng.uniform(0.5, 1, 60), -1e16])
+    )
+    yield Case("0.1, a thousand times, float32", values=np.full(1000, 0.1, dtype=np.float32))
+    yield Case("every second number of an array", values=cancelling(20, 1e13, np.float64)[::2])
+    yield Case("one number", values=rng.normal(size=1))
+    yield Case("no numbers", values=np.zeros(0))
+
+
+@sum_accurately.oracle
+def _(values):
+    return values.dtype.type(math.fsum(values))  # exact, then rounded once
+
+
+@sum_accurately.mistake
+def plain_running_sum(values):
+    """This is the plain running sum, digits lost and all. Either the losses are not collected (lost += …, not lost = …) or they are never added back to the total at the end."""
+    total = 0.0
+    for value in values:
+        total = total + value
+    return total
+
+
+@sum_accurately.mistake
+def relied_on_numpy(values):
+    """This is what np.sum gives. It adds in small groups, which makes the losses smaller, but what is lost stays lost: large numbers that cancel leave noise behind."""
+    return values.sum()
+
+
+@sum_accurately.mistake
+def kahan(values):
+    """This is Kahan's sum. It saves what a small value loses, but when the value is larger than the total it is the total that loses, and Kahan does not see it."""
+    total = lost = 0.0
+    for value in values:
+        mended = value - lost
+        new = total + mended
+        lost = (new - total) - mended
+        total = new
+    return total
+
+
+@sum_accurately.mistake
+def sorted_first(values):
+    """You added from small to large. That helps when all numbers have one sign; when large numbers cancel, the small ones were absorbed long before."""
+    total = 0.0
+    for value in sorted(values, key=abs):
+        total = total + value
+    return total
+
+
+@sum_accurately.mistake
+def asked_for_more_digits(values):
+    """You added in float64 and rounded at the end. That saves float32, but float64 has nothing wider to flee to, and its own losses remain. Collect them instead."""
+    total = np.float64(0)
+    for value in values:
+        total = total + np.float64(value)
+    return values.dtype.type(total)
+
+
+# ------------------------------------------------------------------------------------------------ softmax
+
+softmax = Exercise("autograd.arrays.softmax")
+
+
+@softmax.cases
+def _(rng):
+    yield Case("one row", x=rng.normal(size=5), axis=-1)
+    yield Case("a batch, scores along the last axis", x=rng.normal(size=(3, 4)), axis=-1)
+    yield Case("a square batch", x=rng.normal(size=(4, 4)), axis=1)
+    yield Case("scores along the first axis", x=rng.normal(size=(3, 4)), axis=0)
+    yield Case("the middle axis of three", x=rng.normal(size=(2, 3, 4)), axis=1)
+    yield Case("the axis left to its default", x=rng.normal(size=(2, 3, 4)))
+    yield Case("large scores", x=1000 + rng.normal(size=(3, 5)), axis=-1)
+    yield Case("very negative scores", x=-1000 + rng.normal(size=(3, 5)), axis=-1)
+    yield Case("rows far apart", x=rng.normal(size=(3, 4)) + np.array([[-2000.0], [0.0], [2000.0]]), axis=-1)
+    yield Case("float32", x=rng.normal(size=(2, 6)).astype(np.float32), axis=-1)
+    yield Case("a forbidden candidate: −inf", x=np.array([[0.3, -np.inf, 1.2], [-0.5, 2.0, 0.1]]), axis=-1)
+    yield Case("a transposed view", x=rng.normal(size=(4, 3)).T, axis=-1)
+    yield Case("a single candidate", x=rng.normal(size=(3, 1)), axis=-1)
+
+
+@softmax.oracle
+def _(x, axis=-1):
+    import torch
+
+    return torch.softmax(torch.tensor(x, dtype=torch.float64), dim=axis).numpy().astype(x.dtype)
+
+
+@softmax.property
+def adds_up_to_one(obj, x, axis=-1):
+    """Probabilities add up to 1 along the axis; yours do not."""
+    return np.allclose(np.asarray(obj(x, axis), dtype=np.float64).sum(axis=axis), 1, atol=1e-5)
+
+
+@softmax.property
+def a_shift_changes_nothing(obj, x, axis=-1):
+    """Adding the same number to all scores leaves the probabilities as they were; yours change."""
+    return np.allclose(obj(x + 3, axis), obj(x, axis), atol=1e-5)
+
+
+@softmax.mistake
+def never_subtracted_the_maximum(x, axis=-1):
+    """You did not subtract the largest score first. exp of a large score is inf, and inf / inf is nan; exp of very negative scores is 0, and 0 / 0 is nan too."""
+    with np.errstate(all="ignore"):
+        weights = np.exp(x)
+        return weights / weights.sum(axis=axis, keepdims=True)
+
+
+@softmax.mistake
+def one_maximum_for_all(x, axis=-1):
+    """You subtracted the largest score of the whole array. A row that lies far below it underflows to 0 everywhere, and 0 / 0 is nan. Each row needs its own maximum."""
+    with np.errstate(all="ignore"):
+        weights = np.exp(x - x.max())
+        return weights / weights.sum(axis=axis, keepdims=True)
+
+
+@softmax.mistake
+def always_the_last_axis(x, axis=-1):
+    """You always worked along the last axis. The scores compete along the axis that the caller names."""
+    weights = np.exp(x - x.max(axis=-1, keepdims=True))
+    return weights / weights.sum(axis=-1, keepdims=True)
+
+
+@softmax.mistake
+def divided_by_the_sum_of_everything(x, axis=-1):
+    """You divided by the sum over the whole array, so only all rows together add up to 1. Each row is its own set of probabilities."""
+    weights = np.exp(x - x.max(axis=axis, keepdims=True))
+    return weights / weights.sum()
+
+
+@softmax.mistake
+def lost_the_axis_of_the_sum(x, axis=-1):
+    """Your sum dropped its axis, so (n,) met (n, 1)'s place: an error for most shapes, and for square ones each column is divided by some row's sum. keepdims=True keeps it lined up."""
+    weights = np.exp(x - x.max(axis=axis, keepdims=True))
+    return weights / weights.sum(axis=axis)
+
+
+# -------------------------------------------------------------------------------- negative_log_likelihood
+
+negative_log_likelihood = Exercise("autograd.arrays.negative_log_likelihood")
+
+
+@negative_log_likelihood.cases
+def _(rng):
+    def some(batch, classes):
+        return rng.normal(size=(batch, classes)) * 2, rng.integers(classes, size=batch)
+
+    logits, targets = some(5, 7)
+    yield Case("five examples, seven classes", logits=logits, targets=targets)
+    logits, targets = some(1, 3)
+    yield Case("one example", logits=logits, targets=targets)
+    logits, targets = some(4, 4)
+    yield Case("as many examples as classes", logits=logits, targets=targets)
+    yield Case("no idea: all scores equal", logits=np.full((3, 3), 0.7), targets=rng.integers(3, size=3))
+    logits, targets = some(6, 4)
+    highest = logits.max(axis=1, keepdims=True)
+    yield Case("the largest score of each example is 0", logits=logits - highest, targets=targets)
+    yield Case("all scores near 1000", logits=logits + 1000, targets=targets)
+    yield Case("all scores near −1000", logits=logits - 1000, targets=targets)
+    apart = np.linspace(-2000, 2000, 6)[:, None]
+    yield Case("examples far apart", logits=logits + apart, targets=targets)
+    sure = logits.copy()
+    sure[np.arange(6), (targets + 1) % 4] += 900
+    yield Case("sure and wrong: 900 apart", logits=sure, targets=targets)
+    doubtful = logits.copy()
+    doubtful[np.arange(6), (targets + 1) % 4] += 25
+    yield Case("sure and wrong: 25 apart", logits=doubtful, targets=targets)
+    logits, targets = some(3, 6)
+    logits[np.arange(3), (targets + 2) % 6] += 150
+    yield Case("sure and wrong, float32", logits=logits.astype(np.float32), targets=targets.astype(np.int32))
+    logits, targets = some(8, 3)
+    yield Case("every second example of a larger batch", logits=logits[::2], targets=targets[::2])
+    yield Case("a single class", logits=rng.normal(size=(3, 1)), targets=np.zeros(3, dtype=np.int64))
+
+
+@negative_log_likelihood.oracle
+def _(logits, targets):
+    import torch
+    from torch.nn import functional
+
+    wide = torch.tensor(logits, dtype=torch.float64), torch.tensor(targets, dtype=torch.int64)
+    return logits.dtype.type(functional.cross_entropy(*wide).item())
+
+
+@negative_log_likelihood.property
+def a_shift_changes_nothing_here_either(obj, logits, targets):
+    """Adding the same number to all logits of an example leaves its loss as it was; yours changes."""
+    shift = np.linspace(-3, 3, len(logits), dtype=logits.dtype)[:, None]
+    return np.allclose(obj(logits + shift, targets), obj(logits, targets), rtol=1e-4, atol=1e-4)
+
+
+def _mean_of_picked(log_prob, targets):
+    """What the exercise does with log_prob after the learner's part."""
+    return -log_prob[np.arange(len(targets)), targets].mean()
+
+
+def _probabilities(logits, axis=1):
+    weights = np.exp(logits - logits.max(axis=axis, keepdims=True))
+    return weights / weights.sum(axis=axis, keepdims=True)
+
+
+@negative_log_likelihood.mistake
+def logarithm_of_the_softmax(logits, targets):
+    """You take the logarithm of a probability that has already underflowed to 0, and log(0) is −inf. Take the logarithm on paper, so that the vanishing exponential is never computed."""
+    with np.errstate(divide="ignore"):
+        return _mean_of_picked(np.log(_probabilities(logits)), targets)
+
+
+@negative_log_likelihood.mistake
+def added_a_tiny_number(logits, targets):
+    """You added a tiny number before the logarithm. That hides the inf, but it caps the loss: however wrong the model is, it looks the same, and learns nothing from its worst mistakes."""
+    return _mean_of_picked(np.log(_probabilities(logits) + logits.dtype.type(1e-12)), targets)
+
+
+@negative_log_likelihood.mistake
+def exponentials_without_the_shift(logits, targets):
+    """The exponentials inside your logarithm are those of the raw logits: they overflow near 1000 and vanish near −1000. Exponentiate the shifted scores."""
+    with np.errstate(all="ignore"):
+        return _mean_of_picked(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)), targets)
+
+
+@negative_log_likelihood.mistake
+def shifted_only_the_sum(logits, targets):
+    """You shifted the exponentials inside the logarithm but not the score in front of it. The maximum must leave both, or it does not cancel."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return _mean_of_picked(logits - np.log(np.exp(shifted).sum(axis=1, keepdims=True)), targets)
+
+
+@negative_log_likelihood.mistake
+def one_largest_score_for_the_batch(logits, targets):
+    """You subtracted the largest logit of the whole batch. An example whose own logits lie far below it has only zeros inside the logarithm. Each row needs its own maximum."""
+    with np.errstate(divide="ignore"):
+        shifted = logits - logits.max()
+        return _mean_of_picked(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)), targets)
+
+
+@negative_log_likelihood.mistake
+def classes_and_batch_swapped(logits, targets):
+    """You normalised over the batch, axis 0. The classes of one example compete with each other, along axis 1; examples do not compete."""
+    shifted = logits - logits.max(axis=0, keepdims=True)
+    return _mean_of_picked(shifted - np.log(np.exp(shifted).sum(axis=0, keepdims=True)), targets)
+
+
+@negative_log_likelihood.mistake
+def lost_the_axis_of_the_log_sum(logits, targets):
+    """Your log-sum has shape (batch,) and is read as a row: an error for most shapes, and for a square batch each class gets another example's sum. Keep it a column, (batch, 1)."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return _mean_of_picked(shifted - np.log(np.exp(shifted).sum(axis=1)), targets)
