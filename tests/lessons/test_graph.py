@@ -1,0 +1,146 @@
+"""The lesson autograd.graph: its engine against torch on graphs that hypothesis makes up, and its checks."""
+
+import pytest
+import torch
+from groundup.autograd.graph import Value, backpropagate, descend, topological_order
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from groundup.check import exercises_of, grade
+
+# Every operation of Value, written so that it is defined and small for every input: (name, step).
+STEPS = {
+    "u + v": lambda u, v: u + v,
+    "u - v": lambda u, v: u - v,
+    "u * v": lambda u, v: u * v,
+    "u * u": lambda u, v: u * u,
+    "u + u": lambda u, v: u + u,
+    "u ** 2": lambda u, v: u**2,
+    "u ** 3": lambda u, v: u**3,
+    "-u": lambda u, v: -u,
+    "2 * u": lambda u, v: 2 * u,
+    "u * 0.5": lambda u, v: u * 0.5,
+    "3 + u": lambda u, v: 3 + u,
+    "1 - u": lambda u, v: 1 - u,
+    "u - 1": lambda u, v: u - 1,
+    "u / 4": lambda u, v: u / 4,
+    "tanh": lambda u, v: u.tanh(),
+    "exp(-u²)": lambda u, v: (-(u**2)).exp(),
+    "log(u² + 1)": lambda u, v: (u * u + 1).log(),
+    "sqrt(u² + 1)": lambda u, v: (u * u + 1) ** 0.5,
+    "u / (v² + 1)": lambda u, v: u / (v**2 + 1),
+    "2 / (v² + 2)": lambda u, v: 2 / (v * v + 2),
+}
+
+numbers = st.lists(st.floats(-2, 2, allow_subnormal=False), min_size=1, max_size=4)
+steps = st.lists(
+    st.tuples(st.sampled_from(sorted(STEPS)), st.integers(0, 99), st.integers(0, 99)), min_size=1, max_size=25
+)
+
+
+def run(program, leaves):
+    """The sum of every result; each step takes any two earlier ones and is squeezed when it grows."""
+    values = list(leaves)
+    for name, i, j in program:
+        value = STEPS[name](values[i % len(values)], values[j % len(values)])
+        values.append(value if abs(float(value.data)) < 10 else value.tanh())
+    return sum(values)
+
+
+@settings(max_examples=200, deadline=None)
+@given(numbers, steps)
+def test_values_and_gradients_equal_torch(numbers, program):
+    ours = [Value(x) for x in numbers]
+    result = run(program, ours)
+    result.backward()
+    theirs = [torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in numbers]
+    expected = run(program, theirs)
+    expected.backward()
+    assert result.data == pytest.approx(expected.item(), rel=1e-12, abs=1e-12)
+    size = max(1.0, *(abs(t.grad.item()) for t in theirs))
+    for u, t in zip(ours, theirs, strict=True):
+        assert abs(u.grad - t.grad.item()) <= 1e-10 * size
+
+
+@settings(max_examples=100, deadline=None)
+@given(numbers, steps, st.integers(2, 4))
+def test_leaves_add_up_over_calls_and_inner_nodes_do_not(numbers, program, calls):
+    ours = [Value(x) for x in numbers]
+    result = run(program, ours)
+    result.backward()
+    once = [u.grad for u in ours]
+    inner = [node.grad for node in topological_order(result) if node.parents]
+    for _ in range(calls - 1):
+        result.backward()
+    assert [u.grad for u in ours] == pytest.approx([calls * g for g in once], rel=1e-12)
+    assert [node.grad for node in topological_order(result) if node.parents] == inner
+
+
+@settings(max_examples=100, deadline=None)
+@given(numbers, steps)
+def test_order_has_every_node_once_after_its_parents(numbers, program):
+    order = topological_order(run(program, [Value(x) for x in numbers]))
+    place = {node: i for i, node in enumerate(order)}
+    assert len(place) == len(order)
+    assert all(place[parent] < place[node] for node in order for parent in node.parents)
+
+
+def test_deep_graphs_need_no_recursion():
+    x = Value(1.0)
+    y = x
+    for _ in range(50_000):
+        y = y + x
+    y.backward()
+    assert x.grad == 50_001.0
+    del y  # freeing a long chain must not recurse either
+
+
+def test_work_follows_nodes_not_roads():
+    x = Value(1.0)
+    y = x
+    for _ in range(500):
+        y = (y + y) * 0.5  # 2 to the power of 500 roads
+    y.backward()
+    assert x.grad == 1.0
+    assert len(topological_order(y)) == 1501
+
+
+def test_descend_reaches_the_bottom_of_a_bowl():
+    w = Value(0.0)
+    losses = descend([w], lambda parameters: (parameters[0] - 3) ** 2, learning_rate=0.1, steps=100)
+    assert w.data == pytest.approx(3.0, abs=1e-8)
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_backward_is_backpropagate():
+    x, y = Value(2.0), Value(2.0)
+    (x * x * 3).backward()
+    backpropagate(y * y * 3)
+    assert x.grad == y.grad == 12.0
+
+
+EXERCISES = {exercise.id: exercise for exercise in exercises_of("autograd.graph")}
+MISTAKES = {f"{e.name}-{m.name}": (e, m) for e in EXERCISES.values() for m in e.mistakes}
+
+
+@pytest.mark.parametrize("id", EXERCISES)
+def test_solution_passes_on_many_seeds(id):
+    from groundup.autograd import graph
+
+    for seed in range(20):
+        result = grade(id, getattr(graph, id.split(".")[-1]), seed=seed)
+        assert result.status == "passed", result.message
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistake_is_named(name):
+    exercise, mistake = MISTAKES[name]
+    for seed in range(5):
+        result = grade(exercise, mistake.obj, seed=seed)
+        assert (result.status, result.mistake) == ("failed", mistake.name), result.message
+
+
+@pytest.mark.parametrize("id", EXERCISES)
+@pytest.mark.parametrize("wrong", [None, 3, lambda *inputs: None, lambda *inputs: [], type("Empty", (), {})])
+def test_nonsense_is_refused(id, wrong):
+    assert grade(id, wrong, seed=0).status in ("failed", "error", "todo")
