@@ -1,0 +1,353 @@
+"""The command `groundup`: list, check, progress, doctor, lab, reset.
+
+Whatever the learner types ends in an answer or in one line on stderr (exit code 2 for bad input), never in a trace.
+"""
+
+import ast
+import json
+import os
+import sys
+import time
+import webbrowser
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from groundup import catalogue, progress, workspace
+
+app = typer.Typer(
+    name="groundup",
+    help="Deep Learning from the Ground Up: the course's command line.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to stdout.")]
+NoBrowser = Annotated[bool, typer.Option("--no-browser", help="Print the address; open no browser.")]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="The first port to try.")]
+
+_MARKS = {
+    "passed": "[green]✓[/]",
+    "failed": "[red]✗[/]",
+    "error": "[red]![/]",
+    "timeout": "[red]…[/]",
+    "todo": "○",
+}
+
+
+class Refusal(Exception):
+    """The command cannot do what was asked; the message is one line."""
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        code = app(standalone_mode=False)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # `groundup list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(0)
+    except Exception as error:
+        if os.environ.get("GROUNDUP_DEBUG"):
+            raise
+        code = _refused(error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _refused(error: Exception) -> int:
+    """Say on one line what was wrong, and return the exit code."""
+    if isinstance(error, typer.Exit):
+        return error.exit_code
+    if isinstance(error, typer.Abort):
+        return 130
+    usage = getattr(
+        error, "format_message", None
+    )  # of click's exceptions, which typer carries its own copy of
+    if usage is not None:
+        line, code = f"{usage()} See `groundup --help`.", 2
+    elif isinstance(error, Refusal | workspace.WorkspaceError):
+        line, code = str(error), 2
+    else:
+        line, code = f"unexpected {type(error).__name__}: {error} (GROUNDUP_DEBUG=1 shows where)", 1
+    line = " ".join(line.split())
+    if line:
+        print(f"groundup: {line}", file=sys.stderr)
+    return code
+
+
+def _console() -> Console:
+    """Piped or logged, a table keeps its full width instead of being cut to a terminal that is not there."""
+    return Console() if sys.stdout.isatty() else Console(width=140)
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=sys.stdout.encoding.lower() not in ("utf-8", "utf8")))
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"groundup {version('groundup')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("list")
+def list_exercises(as_json: AsJson = False) -> None:
+    """List every exercise: difficulty, minutes, points, and whether you passed it."""
+    lessons = _lessons()
+    if as_json:
+        keys = ("id", "lesson", "title", "difficulty", "minutes", "points", "hints")
+        _print_json(
+            [
+                {key: exercise[key] for key in keys} | {"mistakes": mistakes.get(exercise["id"], [])}
+                for lesson in lessons
+                for mistakes in [mistakes_of(lesson)]
+                for exercise in lesson["exercises"]
+            ]
+        )
+        return
+    passed = progress.passed()
+    console = _console()
+    for lesson in lessons:
+        table = Table(
+            title=f"{lesson['id']} · {escape(lesson['title'])}",
+            title_justify="left",
+            box=None,
+            padding=(0, 1),
+        )
+        for heading, justify in [("", "left"), ("exercise", "left"), ("", "left"), ("difficulty", "left")]:
+            table.add_column(heading, justify=justify)
+        for heading in ("minutes", "points"):
+            table.add_column(heading, justify="right")
+        for exercise in lesson["exercises"]:
+            table.add_row(
+                _MARKS["passed" if exercise["id"] in passed else "todo"],
+                exercise["id"],
+                escape(exercise["title"]),
+                "●" * exercise["difficulty"] + "○" * (5 - exercise["difficulty"]),
+                str(exercise["minutes"]),
+                str(exercise["points"]),
+            )
+        console.print(table)
+
+
+def mistakes_of(lesson: dict) -> dict[str, list[str]]:
+    """The names of the mistakes that the checks of `lesson` can recognise, by exercise id.
+
+    They are read from the text of `groundup/checks/<part>/<lesson>.py`: importing all of them would import PyTorch,
+    JAX and Triton to print a list. A test compares this with what the engine has.
+    """
+    spec = find_spec("groundup.checks")
+    if spec is None:
+        return {}
+    path = Path(spec.submodule_search_locations[0], *lesson["id"].split(".")).with_suffix(".py")
+    if not path.is_file():
+        return {}
+    ids: dict[str, str] = {}
+    found: dict[str, list[str]] = {}
+    for node in ast.parse(path.read_bytes()).body:
+        match node:
+            case ast.Assign(
+                targets=[ast.Name(id=variable)],
+                value=ast.Call(args=[ast.Constant(value=str(exercise_id)), *_]),
+            ):
+                ids[variable] = exercise_id
+            case ast.FunctionDef(decorator_list=decorators) | ast.ClassDef(decorator_list=decorators):
+                for decorator in decorators:
+                    match decorator:
+                        case ast.Attribute(value=ast.Name(id=variable), attr="mistake") if variable in ids:
+                            found.setdefault(ids[variable], []).append(node.name)
+    return found
+
+
+@app.command()
+def check(
+    notebook: Annotated[Path, typer.Argument(metavar="NOTEBOOK", help="A lesson's notebook (.ipynb).")],
+    as_json: AsJson = False,
+    record: Annotated[bool, typer.Option(help="Remember what passed.")] = True,
+) -> None:
+    """Grade every exercise of a notebook. Runs its definitions only; exit code 0 if all passed, else 1."""
+    from groundup import notebook as notebooks
+
+    console = _console()
+    verdicts = []
+    try:
+        for verdict, is_own in notebooks.check(notebook):
+            verdicts.append(verdict)
+            if record and is_own and verdict["status"] == "passed":
+                progress.record(verdict["id"])
+            if not as_json:
+                _show_verdict(console, verdict)
+    except notebooks.NotebookError as error:
+        raise Refusal(str(error)) from None
+    count = sum(verdict["status"] == "passed" for verdict in verdicts)
+    if as_json:
+        _print_json(verdicts)
+    else:
+        console.print(f"{count} of {len(verdicts)} passed")
+    raise typer.Exit(0 if count == len(verdicts) else 1)
+
+
+def _show_verdict(console: Console, verdict: dict) -> None:
+    console.print(
+        f"{_MARKS.get(verdict['status'], '?')} [bold]{verdict['id']}[/] {verdict['status']}", highlight=False
+    )
+    if verdict["status"] != "passed":
+        for line in verdict["message"].splitlines():
+            console.print(f"    {escape(line)}", highlight=False, soft_wrap=True)
+
+
+@app.command("progress")
+def show_progress(as_json: AsJson = False) -> None:
+    """Show what you have passed, lesson by lesson."""
+    passed = progress.passed()
+    rows = []
+    for lesson in _lessons():
+        done = [exercise for exercise in lesson["exercises"] if exercise["id"] in passed]
+        rows.append(
+            {
+                "lesson": lesson["id"],
+                "title": lesson["title"],
+                "passed": len(done),
+                "exercises": len(lesson["exercises"]),
+                "points": sum(exercise["points"] for exercise in done),
+                "points_possible": sum(exercise["points"] for exercise in lesson["exercises"]),
+                "passed_at": {exercise["id"]: passed[exercise["id"]] for exercise in done},
+            }
+        )
+    if as_json:
+        _print_json(rows)
+        return
+    table = Table(box=None, padding=(0, 1))
+    for heading in ("lesson", "title", ""):
+        table.add_column(heading)
+    for heading in ("passed", "points"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        bar = round(10 * row["passed"] / row["exercises"]) if row["exercises"] else 0
+        table.add_row(
+            row["lesson"],
+            escape(row["title"]),
+            f"[green]{'━' * bar}[/][dim]{'━' * (10 - bar)}[/]",
+            f"{row['passed']}/{row['exercises']}",
+            f"{row['points']}/{row['points_possible']}",
+        )
+    console = _console()
+    console.print(table)
+    total, possible = sum(row["passed"] for row in rows), sum(row["exercises"] for row in rows)
+    console.print(
+        f"{total} of {possible} exercises passed. Records: {progress.home()}", highlight=False, soft_wrap=True
+    )
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine has of what the course needs, and what to do. Exit code 1 if something is missing."""
+    from groundup.doctor import examine
+
+    console = _console()
+    marks = {"ok": "[green]✓[/]", "note": "[yellow]·[/]", "missing": "[red]✗[/]"}
+    missing = 0
+    for finding in examine():
+        missing += finding.status == "missing"
+        todo = f" → {escape(finding.todo)}" if finding.todo else ""
+        line = f"{marks[finding.status]} [bold]{finding.what}[/] {escape(finding.said)}{todo}"
+        console.print(line, highlight=False, soft_wrap=True)
+    console.print(f"{missing} missing" if missing else "Everything that the course needs is here.")
+    raise typer.Exit(1 if missing else 0)
+
+
+@app.command()
+def lab(no_browser: NoBrowser = False, port: Port = 8888) -> None:
+    """Open JupyterLab on your working copies (work/). Ctrl-C stops it."""
+    import signal
+
+    from groundup.lab import Lab, LabError
+
+    root = _course()
+    for line in workspace.refresh(root):
+        print(line)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        with Lab(root / "work", port=port, log=root / "_build" / "jupyter" / "lab.log") as server:
+            print(f"JupyterLab  {server.url}\nCtrl-C stops it.", flush=True)
+            if not no_browser:
+                webbrowser.open(server.url)
+            while server.running():
+                time.sleep(0.2)
+    except LabError as error:
+        raise Refusal(str(error)) from None
+    except KeyboardInterrupt:
+        print("\nStopped.")
+
+
+@app.command()
+def reset(
+    lesson: Annotated[
+        str, typer.Argument(metavar="LESSON", help="Such as autograd.graph, or the notebook's path.")
+    ],
+) -> None:
+    """Start a lesson afresh. Your old copy is kept beside the new one, under a dated name."""
+    entry = _lesson(lesson)
+    target, kept = workspace.reset(_course(), entry["path"])
+    print(f"{target} is fresh." + (f" Your old copy: {kept.name}" if kept else ""))
+
+
+def _lessons() -> list[dict]:
+    try:
+        return catalogue.lessons()
+    except (OSError, ValueError, KeyError):
+        raise Refusal("the list of lessons is missing or damaged: install the course again") from None
+
+
+def _lesson(asked: str) -> dict:
+    """The lesson meant by an id, by its last part if that is unique, or by the path of its notebook."""
+    lessons = _lessons()
+    stem = Path(asked).name.split(".")[0] if asked.endswith(".ipynb") else None
+    found = [entry for entry in lessons if entry["id"] == asked]
+    found = found or [entry for entry in lessons if entry["id"].rpartition(".")[2] == asked]
+    if stem is not None:
+        folder = Path(asked).resolve().parent.name
+        paths = {entry["id"]: Path(entry["path"]) for entry in lessons}
+        found = [entry for entry in lessons if paths[entry["id"]].stem == stem]
+        if len(found) > 1:
+            found = [entry for entry in found if paths[entry["id"]].parent.name == folder]
+    if len(found) != 1:
+        which = "is not a lesson" if not found else "could be several lessons"
+        raise Refusal(f"{asked!r} {which}; there are: {', '.join(entry['id'] for entry in lessons)}")
+    return found[0]
+
+
+def _course() -> Path:
+    root = workspace.course_root()
+    if root is None:
+        raise Refusal(
+            "this needs the course's folder: git clone the course, run `make start` there, and try again in it"
+        )
+    return root
+
+
+if __name__ == "__main__":
+    main()
