@@ -1,0 +1,321 @@
+"""Running a submission: under a time limit, with its printing kept, unable to end or signal the process.
+
+The time limit is SIGALRM on the main thread. Its handler raises only while the submission's frame is on the
+stack, and again at shrinking intervals, so that `except BaseException` around a loop does not help. A single
+C call that never returns cannot be stopped from inside Python: a thread then says so.
+"""
+
+from __future__ import annotations
+
+import _signal as _c_signal
+import io
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+KEPT_CHARACTERS = 2_000
+
+
+class TimeLimit(BaseException):
+    """Raised inside a submission whose time is over."""
+
+
+class Refused(RuntimeError):
+    """Raised when a submission calls something that would end or signal the whole notebook."""
+
+
+def can_limit() -> bool:
+    """True where a time limit works: on the main thread of a system with SIGALRM."""
+    return hasattr(signal, "SIGALRM") and threading.current_thread() is threading.main_thread()
+
+
+class Kept(io.TextIOBase):
+    """A stream that keeps the first characters written to it and counts the rest; it cannot be closed."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.dropped = 0
+
+    def write(self, text: str) -> int:
+        room = KEPT_CHARACTERS - len(self.text)
+        if room > 0:
+            self.text += str(text)[:room]
+        self.dropped += max(0, len(text) - room)
+        return len(text)
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return False
+
+    @property
+    def encoding(self) -> str:
+        return "utf-8"
+
+    def fileno(self) -> int:
+        raise OSError("output is captured during a check")
+
+    def close(self) -> None:
+        """Stays open: a submission that closes sys.stdout must not silence the notebook."""
+
+
+def _enter(function: Callable[[], Any]) -> Any:
+    """The frame by which the alarm recognises that the submission is running."""
+    return function()
+
+
+class Stopwatch:
+    """One time budget, spent by several `run`s."""
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+        self.left = seconds
+        self.expired = False
+        self.interrupted = False
+        self._armed = False
+        self._alarms = 0
+
+    def run(self, function: Callable[[], Any]) -> Any:
+        """Call `function` within what is left of the budget.
+
+        Raises:
+            TimeLimit: the budget was spent, even if the submission swallowed the exception.
+            KeyboardInterrupt: the user pressed interrupt (`interrupted` is then True), or the submission raised one.
+        """
+        if self.left <= 0:
+            self.expired = True
+            raise TimeLimit
+        started = time.perf_counter()
+        if not can_limit():
+            try:
+                return _enter(function)
+            finally:
+                self.left -= time.perf_counter() - started
+        old_alarm = _signal(signal.SIGALRM, self._alarm)
+        old_interrupt = _signal(signal.SIGINT, self._interrupt)
+        old_timer = _setitimer(signal.ITIMER_REAL, 0)
+        try:
+            self._armed = True
+            _setitimer(signal.ITIMER_REAL, max(self.left, 1e-3))
+            result = _enter(function)
+        finally:
+            self._armed = False
+            _setitimer(signal.ITIMER_REAL, 0)
+            _signal(signal.SIGALRM, old_alarm)
+            _signal(signal.SIGINT, old_interrupt)
+            spent = time.perf_counter() - started
+            self.left -= spent
+            if old_timer[0]:  # somebody else's alarm, such as a test runner's
+                _setitimer(signal.ITIMER_REAL, max(old_timer[0] - spent, 1e-3), old_timer[1])
+        if self.interrupted:
+            raise KeyboardInterrupt
+        if self.expired:
+            raise TimeLimit
+        return result
+
+    def _alarm(self, signum: int, frame: Any) -> None:
+        if not self._armed:
+            return
+        self.expired = not self.interrupted
+        self._alarms += 1
+        # 50, 25, 12 … ms, then a few hundred µs that vary, so that an alarm also lands outside a small `try`.
+        wait = max(0.05 / 2 ** min(self._alarms, 20), 2e-4) * (1 + (time.perf_counter_ns() % 97) / 97)
+        _setitimer(signal.ITIMER_REAL, wait)
+        if _is_inside(frame):
+            raise TimeLimit
+
+    def _interrupt(self, signum: int, frame: Any) -> None:
+        self.interrupted = True
+        if self._armed:
+            _setitimer(signal.ITIMER_REAL, 0.05)  # in case the submission swallows it
+        if _is_inside(frame):
+            raise KeyboardInterrupt
+
+
+def _is_inside(frame: Any) -> bool:
+    while frame is not None:
+        if frame.f_code is _enter.__code__:
+            return True
+        frame = frame.f_back
+    return False
+
+
+# The real functions: `Contained` replaces those in the modules while a submission runs.
+_signal = _c_signal.signal
+_setitimer = getattr(signal, "setitimer", lambda *_: (0.0, 0.0))
+
+
+def within(seconds: float, function: Callable[[], Any], otherwise: Any) -> Any:
+    """`function()`, or `otherwise` if it raises or takes longer."""
+    try:
+        return Stopwatch(seconds).run(function)
+    except (Exception, TimeLimit):
+        return otherwise
+    except (SystemExit, GeneratorExit, KeyboardInterrupt):
+        return otherwise
+
+
+# -- containing ----------------------------------------------------------------------------------------
+
+
+def _refuse(what: str, why: str) -> Callable:
+    def refused(*args: Any, **kwargs: Any) -> None:
+        raise Refused(f"{what} {why}, so it does nothing during a check")
+
+    return refused
+
+
+def _guarded_kill(name: str, real: Callable) -> Callable:
+    def kill(pid: int, sig: int) -> None:
+        """Children may be killed; this process, its parent and its group may not."""
+        if pid in (0, -1, os.getpid(), os.getppid(), -os.getpgid(0), os.getpgid(0)):
+            raise Refused(f"os.{name} would signal the whole notebook, so it does nothing during a check")
+        real(pid, sig)
+
+    return kill
+
+
+def _guarded_signal(real: Callable) -> Callable:
+    def guarded(signum: int, handler: Any) -> Any:
+        if signum in (signal.SIGINT, getattr(signal, "SIGALRM", None)):
+            raise Refused("signal.signal: these handlers belong to the check while it runs")
+        return real(signum, handler)
+
+    return guarded
+
+
+def _guarded_recursion(real: Callable) -> Callable:
+    def setrecursionlimit(limit: int) -> None:
+        real(min(limit, 20_000))
+
+    return setrecursionlimit
+
+
+_ENDS = "would end the whole notebook"
+_REFUSED = {
+    "os": {
+        name: _ENDS
+        for name in (
+            "_exit",
+            "abort",
+            "execv",
+            "execve",
+            "execl",
+            "execle",
+            "execlp",
+            "execlpe",
+            "execvp",
+            "execvpe",
+        )
+    },
+    "posix": {name: _ENDS for name in ("_exit", "abort", "execv", "execve")},
+    "signal": {
+        name: "would signal the whole notebook"
+        for name in ("raise_signal", "pthread_kill", "setitimer", "alarm", "pthread_sigmask")
+    },
+    "_signal": {
+        name: "would signal the whole notebook"
+        for name in ("raise_signal", "pthread_kill", "setitimer", "alarm", "pthread_sigmask")
+    },
+    "builtins": {"input": "would wait for the keyboard", "breakpoint": "would wait for the keyboard"},
+    "faulthandler": {
+        name: _ENDS
+        for name in (
+            "_sigsegv",
+            "_sigabrt",
+            "_sigfpe",
+            "_read_null",
+            "_stack_overflow",
+            "_fatal_error_c_thread",
+        )
+    },
+}
+
+
+def _replacements() -> list[tuple[Any, str, Any]]:
+    found = []
+    for module_name, names in _REFUSED.items():
+        module = sys.modules.get(module_name)
+        for name, why in names.items():
+            if hasattr(module, name):
+                found.append((module, name, _refuse(f"{module_name.lstrip('_')}.{name}", why)))
+    for module_name in ("os", "posix"):
+        module = sys.modules.get(module_name)
+        for name in ("kill", "killpg"):
+            if hasattr(module, name):
+                found.append((module, name, _guarded_kill(name, getattr(module, name))))
+    for module_name in ("signal", "_signal"):
+        found.append((sys.modules[module_name], "signal", _guarded_signal(sys.modules[module_name].signal)))
+    found.append((sys, "setrecursionlimit", _guarded_recursion(sys.setrecursionlimit)))
+    return found
+
+
+class Contained:
+    """While it is open, the submission's printing is kept and nothing it calls ends or signals the process."""
+
+    running = False
+
+    def __init__(self, seconds: float):
+        self.printed = Kept()
+        self._seconds = seconds
+
+    def __enter__(self) -> Contained:
+        Contained.running = True
+        self._streams = sys.stdin, sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__
+        self._hooks = sys.gettrace(), sys.getprofile(), sys.excepthook, sys.unraisablehook, sys.displayhook
+        self._handlers = _handlers()
+        self._recursion = sys.getrecursionlimit()
+        self._warnings = warnings.catch_warnings()
+        self._warnings.__enter__()
+        warnings.simplefilter("default")
+        warnings.showwarning = self._show_warning
+        self._patched = [(m, name, getattr(m, name), new) for m, name, new in _replacements()]
+        for module, name, _, new in self._patched:
+            setattr(module, name, new)
+        sys.stdout = sys.stderr = sys.__stdout__ = sys.__stderr__ = self.printed
+        self._watch = threading.Timer(self._seconds + 5, self._say_stuck)
+        self._watch.daemon = True
+        self._watch.start()
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self._watch.cancel()
+        for module, name, old, _ in self._patched:
+            setattr(module, name, old)
+        sys.stdin, sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__ = self._streams
+        trace, profile, sys.excepthook, sys.unraisablehook, sys.displayhook = self._hooks
+        if sys.gettrace() is not trace:
+            sys.settrace(trace)
+        if sys.getprofile() is not profile:
+            sys.setprofile(profile)
+        self._warnings.__exit__(None, None, None)
+        sys.setrecursionlimit(self._recursion)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in self._handlers.items():
+                if handler is not None and _c_signal.getsignal(number) is not handler:
+                    _signal(number, handler)
+        Contained.running = False
+
+    def _show_warning(self, message: Any, category: Any, *args: Any, **kwargs: Any) -> None:
+        self.printed.write(f"{category.__name__}: {message}\n")
+
+    def _say_stuck(self) -> None:
+        print(
+            f"Your code has been running for more than {self._seconds + 5:g} s inside a call that Python cannot "
+            "interrupt. If nothing happens, restart the kernel (Kernel → Restart).",
+            file=self._streams[2] or self._streams[1],
+            flush=True,
+        )
+
+
+def _handlers() -> dict[int, Any]:
+    names = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGCHLD", "SIGALRM", "SIGINT", "SIGPIPE")
+    return {
+        int(getattr(signal, n)): _c_signal.getsignal(getattr(signal, n)) for n in names if hasattr(signal, n)
+    }
