@@ -7,7 +7,6 @@ difference: the edits know operators, constants, axes, slices, calls and stateme
 By hand: `python -m ci.mutants autograd.arrays` lists them, `--run` grades them.
 """
 
-import argparse
 import ast
 import copy
 import difflib
@@ -19,6 +18,11 @@ from ci.lesson import BEGIN, END
 
 Path = tuple[tuple[str, int | None], ...]  # from the root of the tree: (field, index in that field's list)
 Edit = tuple[Path, ast.AST | list[ast.stmt]]  # what stands there instead; a list replaces one statement
+
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
 
 ARITHMETIC = {
     ast.Add: ast.Sub,
@@ -48,21 +52,23 @@ COMPARISON = {
     ast.In: (ast.NotIn,),
     ast.NotIn: (ast.In,),
 }
-_PAIRS = """
+_PAIRS = _words("""
     sum:mean max:min amax:amin argmax:argmin maximum:minimum zeros:ones zeros_like:ones_like any:all var:std
     exp:log expm1:log1p sin:cos sinh:cosh floor:ceil tril:triu cumsum:cumprod keys:values append:appendleft
     logical_and:logical_or logical_not:logical_and startswith:endswith softmax:log_softmax float32:float64
     repeat:tile repeat_interleave:repeat vstack:hstack row_stack:column_stack popleft:pop eval:train add:sub
     matmul:multiply dot:multiply less:less_equal greater:greater_equal floor_divide:mod arange:zeros
-""".split()
+""")
 # The other name of each method or function that a learner confuses with it.
 OTHER_NAME = {b: a for a, b in (pair.split(":") for pair in _PAIRS)}
 OTHER_NAME |= {a: b for a, b in (pair.split(":") for pair in _PAIRS)}
 OTHER_NAME |= {"prod": "sum", "tanh": "sin", "sqrt": "square", "rsqrt": "sqrt", "abs": "neg", "norm": "sum"}
 # Calls that only change how a value is held: replacing f(x) by x would mostly leave the same behaviour.
 HOLDERS = frozenset(
-    "float int bool str list tuple set asarray ascontiguousarray contiguous item tolist len range isinstance "
-    "super print enumerate zip iter next program_id arange load store numpy".split()
+    _words(
+        "float int bool str list tuple set asarray ascontiguousarray contiguous item tolist len range isinstance "
+        "super print enumerate zip iter next program_id arange load store numpy"
+    )
 )
 DROPPED_ATTRIBUTES = frozenset(["T", "mT", "H", "data", "real"])
 PATTERN = re.compile(r"^(?P<given>[^>]*)->(?P<made>[^>]*)$")  # einsum and einops
@@ -262,7 +268,7 @@ def _expression(node: ast.expr) -> Iterator[ast.expr]:
             yield right
             if isinstance(op, NOT_COMMUTATIVE):
                 yield ast.BinOp(right, op, left)
-        case ast.Compare(left, ops, comparators):
+        case ast.Compare(ops=ops):
             for index, op in enumerate(ops):
                 for other in COMPARISON[type(op)]:
                     yield _with(node, ops=[*ops[:index], other(), *ops[index + 1 :]])
@@ -291,9 +297,9 @@ def _expression(node: ast.expr) -> Iterator[ast.expr]:
         case ast.Tuple(elts) if len(elts) > 1:
             yield _with(node, elts=[elts[1], elts[0], *elts[2:]])
         case (
-            ast.ListComp(elt, [*generators])
-            | ast.SetComp(elt, [*generators])
-            | ast.GeneratorExp(elt, [*generators])
+            ast.ListComp(generators=generators)
+            | ast.SetComp(generators=generators)
+            | ast.GeneratorExp(generators=generators)
         ):
             for index, generator in enumerate(generators):
                 if generator.ifs:
@@ -469,3 +475,24 @@ def _first_input(function: ast.FunctionDef | None) -> str | None:
     names = [arg.arg for arg in (*function.args.posonlyargs, *function.args.args)]
     names = [name for name in names if name not in ("self", "cls")]
     return names[0] if names else None
+
+
+# ------------------------------------------------------------------------------------- empty answers
+
+
+def emptied(source: str) -> list[Mutant]:
+    """The solution with the body of each function that holds a region replaced: it does nothing, or returns its input."""
+    tree = ast.parse(source)
+    found = []
+    for path, node, _ in _walk(tree, (), None):
+        if not isinstance(node, ast.FunctionDef):
+            continue
+        if not any(node.lineno < begin <= node.end_lineno for begin, _ in regions(source)):
+            continue
+        where = "" if path == (("body", 0),) else f"{node.name} "
+        bodies = {"does nothing": [ast.Pass()]}
+        if first := _first_input(node):
+            bodies["does nothing but return its input"] = [ast.Return(ast.Name(first, ast.Load()))]
+        for label, body in bodies.items():
+            found.append(Mutant(ast.unparse(_apply(tree, path, _with(node, body=body))), where + label))
+    return found

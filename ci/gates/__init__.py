@@ -1,0 +1,72 @@
+"""The gates: what must hold of every lesson before it may be published. `python -m ci.audit` runs them all."""
+
+import tomllib
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import nbformat
+
+from ci.lesson import ROOT, Lesson, LessonError, chapters, read, read_notebook
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing to mend: which gate says so, where (a file), what."""
+
+    gate: str
+    where: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message} [{self.gate}]"
+
+
+@dataclass(frozen=True)
+class Course:
+    """Everything that the gates look at, read once. `form` holds the chapters that cannot be read at all."""
+
+    root: Path
+    lessons: tuple[Lesson, ...]
+    form: tuple[Problem, ...] = field(default=())
+
+    @cached_property
+    def plan(self) -> dict:
+        """ci/curriculum.toml."""
+        return tomllib.loads((self.root / "ci" / "curriculum.toml").read_text(encoding="utf-8"))
+
+    @cached_property
+    def planned(self) -> dict[str, dict]:
+        """Lesson id → its entry in the plan, in the order of the course."""
+        return {lesson["id"]: lesson for part in self.plan["part"] for lesson in part.get("lesson", [])}
+
+    @cached_property
+    def parts(self) -> frozenset[str]:
+        return frozenset(part["id"] for part in self.plan["part"]) | {lesson.part for lesson in self.lessons}
+
+    @cached_property
+    def _notebooks(self) -> dict[Path, nbformat.NotebookNode]:
+        paths = [path for lesson in self.lessons for path in (lesson.exercise_path, lesson.solution_path)]
+        return {path: read_notebook(self.root / path) for path in paths if (self.root / path).exists()}
+
+    def notebook(self, path: Path) -> nbformat.NotebookNode | None:
+        """A derived notebook, or None where there is none (which the gate `drift` reports)."""
+        return self._notebooks.get(path)
+
+    def checks_path(self, lesson: Lesson) -> Path:
+        return Path("src", "groundup", "checks", lesson.part, f"{lesson.name}.py")
+
+
+def load(root: Path = ROOT, only: tuple[str, ...] = ()) -> Course:
+    """Reads the course below `root`; `only` keeps the lessons with these ids."""
+    found, problems = [], []
+    for path in chapters(root):
+        try:
+            lesson = read(path, root)
+        except LessonError as error:
+            where, _, message = str(error).partition(": ")
+            problems.append(Problem("form", where, message))
+            continue
+        if not only or lesson.id in only:
+            found.append(lesson)
+    return Course(Path(root), tuple(found), tuple(problems))
