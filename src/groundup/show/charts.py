@@ -1,0 +1,176 @@
+"""Lines, points, bars and heatmaps."""
+
+from collections.abc import Sequence
+
+from groundup.show import style
+from groundup.show._data import thin, to_numbers, to_numpy
+
+
+def new_figure(data: list[dict], **layout):
+    """A plotly Figure in the course's style."""
+    import plotly.graph_objects as go
+
+    return go.Figure(data=data, layout={"template": {"layout": style.layout()}, "height": style.HEIGHT} | layout)
+
+
+def lines(series: dict, *, x="", y="", title="", log_x=False, log_y=False):
+    """Curves, one for each entry of `series`: name → y values, or name → (x values, y values).
+
+    Values are 1-D: lists, NumPy, torch or JAX. nan and inf leave a gap. A line of more than 800 points is thinned
+    to the extremes of each stretch. Returns a plotly Figure.
+
+    Raises:
+        ValueError: values that are not 1-D numbers, or x and y of different lengths.
+    """
+    traces = []
+    for index, (name, values) in enumerate(series.items()):
+        xs, ys = _curve(name, values)
+        xs, ys = thin(xs, ys)
+        trace = _trace(index, name, xs, ys, x, y)
+        trace["mode"] = "lines+markers" if len(ys) <= 24 else "lines"
+        trace["line"] = {"color": _colour(index), "width": 2.25, "dash": style.DASHES[index % len(style.DASHES)]}
+        traces.append(trace)
+    return _xy(traces, x, y, title, log_x, log_y)
+
+
+def points(series: dict, *, x="", y="", title="", log_x=False, log_y=False):
+    """Scatter plot; arguments as for `lines`. Each series has its own marker."""
+    traces = []
+    for index, (name, values) in enumerate(series.items()):
+        trace = _trace(index, name, *_curve(name, values), x, y)
+        trace["mode"] = "markers"
+        traces.append(trace)
+    return _xy(traces, x, y, title, log_x, log_y)
+
+
+def bars(values: dict, *, x="", y="", title=""):
+    """One bar for each entry of `values`: name → number; the number stands at the bar's end. nan leaves a gap."""
+    numbers = to_numbers(list(values.values()), "bars", 1).astype(float) if values else []
+    trace = {
+        "type": "bar",
+        "x": [str(name) for name in values],
+        "y": [None if number != number else number for number in map(float, numbers)],
+        "marker": {"color": style.COLOURS["blue"]},
+        "texttemplate": "%{y:.4~g}",
+        "textposition": "outside",
+        "cliponaxis": False,
+        "hovertemplate": "%{x}: %{y:.5~g}<extra></extra>",
+    }
+    fig = new_figure([trace], bargap=0.35, showlegend=False)
+    fig.update_layout(xaxis={"title": {"text": x}, "type": "category"}, yaxis={"title": {"text": y}})
+    return _titled(fig, title)
+
+
+def heatmap(matrix, *, x="", y="", title="", text=None):
+    """A matrix (rows, columns) as coloured cells, row 0 on top.
+
+    Colours run from the smallest to the largest value; when there are values on both sides of zero, from blue
+    (negative) to orange (positive) with zero in the middle. `x` and `y` are the axes' titles, or a list with a
+    label for each column or row. `text=True` writes each value in its cell; a list of rows of strings writes those.
+
+    Raises:
+        ValueError: the matrix is not 2-D, or labels or texts do not fit it.
+    """
+    import numpy as np
+
+    array = to_numbers(matrix, "heatmap", 2)
+    rows, columns = array.shape
+    finite = array[np.isfinite(array)]
+    signed = finite.size > 0 and finite.min() < 0 < finite.max()
+    trace = {
+        "type": "heatmap",
+        "z": array.tolist(),
+        "colorscale": style.DIVERGING if signed else style.SEQUENTIAL,
+        "xgap": 1 if columns <= 64 else 0,
+        "ygap": 1 if rows <= 64 else 0,
+        "hoverongaps": False,
+        "colorbar": {"thickness": 10, "outlinewidth": 0, "len": 1, "tickfont": {"size": 11}},
+    }
+    if signed:
+        most = float(np.abs(finite).max())
+        trace |= {"zmin": -most, "zmax": most}
+    if text is True:
+        trace["texttemplate"] = "%{z:.3~g}"
+    elif text is not None and text is not False:
+        trace["text"], trace["texttemplate"] = _texts(text, array.shape), "%{text}"
+    across, across_title = _labels(x, columns, "x")
+    down, down_title = _labels(y, rows, "y")
+    trace["customdata"] = [[[r, c] for c in across] for r in down] if (isinstance(x, list) or isinstance(y, list)) else None
+    where = "row %{y}, column %{x}" if trace["customdata"] is None else "%{customdata[0]}, %{customdata[1]}"
+    trace["hovertemplate"] = where + ": %{z:.5~g}<extra></extra>"
+    fig = new_figure([trace])
+    shared = {"showgrid": False, "showline": False, "ticks": ""}
+    fig.update_xaxes(**shared, title={"text": across_title}, **_ticks(x, columns))
+    fig.update_yaxes(**shared, title={"text": down_title}, autorange="reversed", **_ticks(y, rows))
+    if rows and columns and 1 / 3 <= rows / columns <= 3:
+        fig.update_xaxes(constrain="domain")
+        fig.update_yaxes(scaleanchor="x", constrain="domain")
+        fig.update_layout(height=400 if rows > 4 else 300)
+    else:
+        fig.update_layout(height=min(480, max(200, 110 + 26 * rows)))
+    return _titled(fig, title)
+
+
+def _curve(name, values):
+    """(x, y) of one series as 1-D arrays."""
+    import numpy as np
+
+    if isinstance(values, tuple) and len(values) == 2 and all(hasattr(part, "__len__") or hasattr(part, "__iter__") for part in values):
+        xs, ys = to_numpy(values[0]), to_numbers(values[1], f"the y values of {name!r}", 1)
+        if xs.ndim != 1 or len(xs) != len(ys):
+            raise ValueError(f"the x values of {name!r} have shape {xs.shape}, its y values {ys.shape}")
+        return xs, ys
+    ys = to_numbers(values, f"the values of {name!r}", 1)
+    return np.arange(len(ys)), ys
+
+
+def _trace(index: int, name, xs, ys, x: str, y: str) -> dict:
+    return {
+        "type": "scatter",
+        "name": str(name),
+        "x": xs.tolist(),
+        "y": [value if abs(value) < float("inf") else None for value in ys.tolist()],
+        "marker": {"color": _colour(index), "symbol": style.MARKERS[index % len(style.MARKERS)], "size": 7},
+        "hovertemplate": f"{x or 'x'} %{{x}}<br>{y or 'y'} %{{y:.5~g}}<extra>{name}</extra>",
+    }
+
+
+def _xy(traces: list[dict], x: str, y: str, title: str, log_x: bool, log_y: bool):
+    fig = new_figure(traces, showlegend=len(traces) > 1)
+    fig.update_xaxes(title={"text": x}, **({"type": "log"} if log_x else {}))
+    fig.update_yaxes(title={"text": y}, **({"type": "log"} if log_y else {}))
+    return _titled(fig, title)
+
+
+def _titled(fig, title: str):
+    if title:
+        fig.update_layout(title={"text": title}, margin={"t": 56})
+    return fig
+
+
+def _colour(index: int) -> str:
+    return style.COLOURS[style.SERIES[index % len(style.SERIES)]]
+
+
+def _labels(given, count: int, axis: str) -> tuple[list, str]:
+    """The label of each cell along an axis, and the axis' title."""
+    if isinstance(given, str):
+        return list(range(count)), given
+    labels = [str(label) for label in given]
+    if len(labels) != count:
+        raise ValueError(f"heatmap has {count} cells along {axis} but {len(labels)} labels")
+    return labels, ""
+
+
+def _ticks(given, count: int) -> dict:
+    # Positions with texts, not categories: two equal tokens are two columns.
+    if isinstance(given, str):
+        return {"dtick": 1} if count <= 12 else {}
+    return {"tickvals": list(range(count)), "ticktext": [str(label) for label in given]}
+
+
+def _texts(text: Sequence, shape: tuple[int, int]) -> list[list[str]]:
+    texts = [[str(cell) for cell in row] for row in text]
+    if len(texts) != shape[0] or any(len(row) != shape[1] for row in texts):
+        raise ValueError(f"heatmap's text must have its shape, {shape}")
+    return texts
