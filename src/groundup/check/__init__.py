@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from .audit import problems
 from .checker import Checker, lesson
 from .compare import compare
+from .distribution import agree_in_distribution, chi_square_survival, histogram
 from .exercise import Case, CheckError, Exercise, exercises_of, load
 from .grade import Result, engine_is_loaded, grade
 
@@ -13,11 +15,15 @@ __all__ = [
     "Checker",
     "Exercise",
     "Result",
+    "agree_in_distribution",
+    "chi_square_survival",
     "compare",
     "exercises_of",
     "grade",
+    "histogram",
     "lesson",
     "load",
+    "problems",
 ]
 
 engine_is_loaded()

@@ -234,7 +234,7 @@ def _changed(exercise: Exercise, inputs: dict, given: dict) -> tuple[str, ...]:
     return tuple(n for n in inputs if n not in exercise.may_change and not same_bits(inputs[n], given[n]))
 
 
-def _observe_trusted(
+def observe_trusted(
     exercise: Exercise, function: Callable[[dict], Any], inputs: dict, seed: int, obj: Any = None
 ) -> Observation:
     """What the oracle (or, with `obj`, a mistake) does; printing and warnings are dropped."""
@@ -285,7 +285,7 @@ def _judge(exercise: Exercise, cases: list[Case], run: _Run, seed: int) -> Resul
 
 def _wrong(exercise: Exercise, case: Case, seen: Observation, seed: int) -> str | None:
     """What is wrong with the submission's observation, or None."""
-    expected = _observe_trusted(exercise, lambda given: exercise.expected(given), case.inputs, seed)
+    expected = observe_trusted(exercise, exercise.expected, case.inputs, seed)
     if expected.error is not None:
         kind = expected.error.__name__
         if seen.error is None:
@@ -335,7 +335,7 @@ def _same(
 ) -> bool:
     try:
         made = watch.run(
-            lambda: _observe_trusted(
+            lambda: observe_trusted(
                 exercise, lambda given: exercise.look(mistake.obj, given), case.inputs, seed, mistake.obj
             )
         )

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from .explain import is_learners
+
 _LIBRARIES = (
     "builtins", "math", "cmath", "operator", "itertools", "functools", "collections", "copy", "random", "statistics", "time",
     "numpy", "numpy.linalg", "numpy.random", "numpy.fft", "numpy.testing",
@@ -123,13 +125,27 @@ def snapshot_engine() -> None:
             _snapshots[key] = (owner, functions)
 
 
+def _wrapped_by_a_library(new: Any, old: Any) -> bool:
+    """True if a library wrapped its own function, as torch._dynamo does with torch.manual_seed when it is imported."""
+    for _ in range(5):
+        if type(new) is not types.FunctionType or is_learners(new.__code__):
+            return False
+        new = new.__dict__.get("__wrapped__")
+        if new is old:
+            return True
+    return False
+
+
 def restore() -> list[str]:
     """Put back every replaced name; returns the names, such as `torch.softmax`."""
     changed = []
     for key, (owner, saved) in _snapshots.items():
         now = owner.__dict__
-        for name, (value, body) in saved.items():
+        for name, (value, body) in list(saved.items()):
             if now.get(name) is value and (body is None or body == _body(value)):
+                continue
+            if key.partition(".")[0] != "groundup" and _wrapped_by_a_library(now.get(name), value):
+                saved[name] = now[name], _body(now[name])
                 continue
             changed.append(f"{key}.{name}")
             with contextlib.suppress(AttributeError, TypeError):
