@@ -7,6 +7,13 @@ import numpy as np
 
 from groundup.check import Case, Exercise
 
+
+def _close(got, expected):
+    """For properties: whatever is handed in, an answer and no exception (a wrong type is the oracle's business)."""
+    got, expected = np.asarray(got), np.asarray(expected)
+    return got.dtype.kind == "f" and got.shape == expected.shape and np.allclose(got, expected, 1e-4, 1e-4)
+
+
 # ---------------------------------------------------------------------------------------------- strides_of
 
 strides_of = Exercise("autograd.arrays.strides_of")
@@ -31,7 +38,8 @@ def _(shape, itemsize):
 @strides_of.property
 def a_new_first_axis_moves_nothing(obj, shape, itemsize):
     """A stride depends only on the axes behind it, so one more axis in front must leave the other strides as they were."""
-    return tuple(obj((3, *shape), itemsize))[1:] == tuple(obj(shape, itemsize))
+    strides = obj(shape, itemsize)
+    return not isinstance(strides, tuple) or obj((3, *shape), itemsize)[1:] == strides
 
 
 @strides_of.mistake
@@ -88,7 +96,7 @@ def _(a, b):
 def order_does_not_matter(obj, a, b):
     """Broadcasting a with b gives the same shape as b with a; yours does not."""
     try:
-        return tuple(obj(a, b)) == tuple(obj(b, a))
+        return obj(a, b) == obj(b, a)
     except ValueError:
         return True  # whether these shapes clash is the oracle's business
 
@@ -229,7 +237,7 @@ def _(rng):
         "many small numbers after a large one", values=np.array([1e16, *rng.uniform(0.5, 1, 60), -1e16])
     )
     yield Case("0.1, a thousand times, float32", values=np.full(1000, 0.1, dtype=np.float32))
-    yield Case("every second number of an array", values=cancelling(20, 1e13, np.float64)[::2])
+    yield Case("every second number of an array", values=np.repeat(cancelling(20, 1e13, np.float64), 2)[::2])
     yield Case("one number", values=rng.normal(size=1))
     yield Case("no numbers", values=np.zeros(0))
 
@@ -316,13 +324,16 @@ def _(x, axis=-1):
 @softmax.property
 def adds_up_to_one(obj, x, axis=-1):
     """Probabilities add up to 1 along the axis; yours do not."""
-    return np.allclose(np.asarray(obj(x, axis), dtype=np.float64).sum(axis=axis), 1, atol=1e-5)
+    probability = np.asarray(obj(x, axis))
+    return probability.shape == x.shape and _close(
+        probability.sum(axis=axis), np.ones_like(x).mean(axis=axis)
+    )
 
 
 @softmax.property
 def a_shift_changes_nothing(obj, x, axis=-1):
     """Adding the same number to all scores leaves the probabilities as they were; yours change."""
-    return np.allclose(obj(x + 3, axis), obj(x, axis), atol=1e-5)
+    return _close(obj(x + 3, axis), obj(x, axis))
 
 
 @softmax.mistake
@@ -413,7 +424,7 @@ def _(logits, targets):
 def a_shift_changes_nothing_here_either(obj, logits, targets):
     """Adding the same number to all logits of an example leaves its loss as it was; yours changes."""
     shift = np.linspace(-3, 3, len(logits), dtype=logits.dtype)[:, None]
-    return np.allclose(obj(logits + shift, targets), obj(logits, targets), rtol=1e-4, atol=1e-4)
+    return _close(obj(logits + shift, targets), obj(logits, targets))
 
 
 def _mean_of_picked(log_prob, targets):
