@@ -24,7 +24,6 @@ app = typer.Typer(
     name="groundup",
     help="Deep Learning from the Ground Up: the course's command line.",
     add_completion=False,
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -48,8 +47,10 @@ class Refusal(Exception):
 
 def main() -> None:
     """Entry point of the console script."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a terminal that cannot show ✓ shows ?
     try:
-        code = app(standalone_mode=False)
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # `groundup list | head`
