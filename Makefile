@@ -6,7 +6,7 @@ SCALE ?= cpu
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup start lab book test lint sync execute audit new-lesson bench gpu pins clean
+.PHONY: help setup start lab book test lint sync execute audit bench new-lesson gpu pins clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,9 @@ execute: ## run the lessons whose outputs are out of date
 
 audit: ## all gates and all mutants, as a table
 	@$(VENV) -m ci.audit
+
+bench: ## our code beside its peers, as ratios measured in one run
+	@$(VENV) -m ci.bench
 
 new-lesson: ## a skeleton: make new-lesson PART=autograd NAME=losses
 	@$(VENV) -m ci.new_lesson "$(PART)" "$(NAME)"
