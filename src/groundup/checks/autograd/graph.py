@@ -303,6 +303,13 @@ def forward_leaves_gradients_alone(obj, program, leaves):
 
 
 @Value.property
+def every_operation_has_a_name(obj, program, leaves):
+    """A result must carry its operation's name, the third argument of Value(...): the drawings of the graph show it."""
+    x = obj(2.0)
+    return all(isinstance(y.op, str) and y.op for y in (x * x, x**2, x.log(), x.tanh()))
+
+
+@Value.property
 def an_exponent_that_is_a_value_is_refused(obj, program, leaves):
     """x ** y with a Value y must raise TypeError: this engine has no slope for the exponent, and a silent zero is worse."""
     try:
