@@ -1,0 +1,80 @@
+// Draws the figures of a page from the plotly JSON that stands beside them, in the colours of the page's theme, and
+// gives a figure with frames a slider that works by mouse, touch and keyboard, with no kernel behind it.
+(() => {
+  "use strict";
+  const palettes = window.groundupPalettes;
+  const root = document.documentElement;
+
+  // Figures are stored in one neutral palette; each colour of it has a name, and a value in each theme.
+  function themed() {
+    const theme = palettes[root.dataset.theme === "dark" ? "dark" : "light"];
+    return new Map(Object.entries(palettes.base).map(([name, colour]) => [colour, theme[name]]));
+  }
+
+  function recoloured(value, colours) {
+    if (typeof value === "string") return colours.get(value) ?? value;
+    if (Array.isArray(value)) return value.map((item) => recoloured(item, colours));
+    if (value && typeof value === "object") {
+      return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, recoloured(item, colours)]));
+    }
+    return value;
+  }
+
+  function control(plot, stored, show) {
+    const plotly = stored.layout.sliders?.[0];
+    const said = stored.layout.meta?.control;
+    const values = said?.values ?? plotly?.steps?.map((step) => step.label) ?? stored.frames.map((frame) => frame.name);
+    const name = said?.label ?? (plotly?.currentvalue?.prefix ?? "value").replace(/:\s*$/, "");
+    const label = document.createElement("label");
+    const input = document.createElement("input");
+    const output = document.createElement("output");
+    Object.assign(input, { type: "range", min: 0, max: stored.frames.length - 1, step: 1 });
+    input.value = plotly?.active ?? 0;
+    label.className = "figure-control";
+    const words = document.createElement("span");
+    words.textContent = name;
+    label.append(words, input, output);
+    const move = () => {
+      output.textContent = values[input.value];
+      input.setAttribute("aria-valuetext", values[input.value]);
+      show(Number(input.value));
+    };
+    input.addEventListener("input", move);
+    plot.after(label);
+    output.textContent = values[input.value];
+    input.setAttribute("aria-valuetext", values[input.value]);
+    return Number(input.value);
+  }
+
+  function figure(plot) {
+    const stored = JSON.parse(plot.parentElement.querySelector('script[type="application/json"]').textContent);
+    const { sliders, updatemenus, ...layout } = stored.layout;
+    let at = null;
+    const draw = () => {
+      const colours = themed();
+      // A frame says all that it shows, so it is drawn as a figure of its own.
+      const frame = at === null ? stored : stored.frames[at];
+      const shown = at === null ? layout : { ...layout, ...frame.layout };
+      return Plotly.react(
+        plot,
+        recoloured(frame.data ?? stored.data, colours),
+        recoloured({ ...shown, autosize: true, width: undefined }, colours),
+        { displayModeBar: false, ...stored.config, responsive: true },
+      );
+    };
+    if (stored.frames?.length) {
+      at = control(plot, stored, (index) => {
+        at = index;
+        draw();
+      });
+    }
+    return draw;
+  }
+
+  const draws = [...document.querySelectorAll(".figure-plot")].map((plot) => {
+    const draw = figure(plot);
+    draw();
+    return draw;
+  });
+  new MutationObserver(() => draws.forEach((draw) => draw())).observe(root, { attributeFilter: ["data-theme"] });
+})();
