@@ -55,8 +55,11 @@ def _is_jitted(solution: Any) -> bool:
 def _of_function(function: Callable, is_method: bool) -> Iterator[Answer]:
     first = 1 if is_method else 0
     yield _replaced(function, "returns None", lambda out, args: None)
+    # What works in place has no result to falsify: whatever it returns beside its effect does no harm.
     yield _replaced(
-        function, "returns its input", lambda out, args: args[first] if len(args) > first else None
+        function,
+        "returns its input",
+        lambda out, args: args[first] if out is not None and len(args) > first else out,
     )
     fills = {"returns zeros": 0, "returns ones": 1, "returns NaN": float("nan"), "returns noise": None}
     for label, fill in fills.items():

@@ -449,11 +449,6 @@ def _statement(node: ast.stmt, function: ast.FunctionDef | None) -> Iterator[ast
                 yield ast.If(test, body, [])
         case ast.While():
             yield ast.If(node.test, node.body, [])
-        case ast.For(target, iterator, body, orelse):
-            everything = ast.Call(ast.Name("list", ast.Load()), [iterator], [])
-            back = ast.Subscript(everything, ast.Slice(None, None, ast.UnaryOp(ast.USub(), ast.Constant(1))))
-            if not (isinstance(iterator, ast.Call) and _called(iterator) == "range"):
-                yield ast.For(target, back, body, orelse)
         case ast.With(_, body):
             yield body
         case ast.Try(body):

@@ -56,7 +56,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of it: a status of `groundup.check.grade`, or `crash`, or `broken` (the audit's own side failed)."""
+    """What came of it: a status of `groundup.check.grade`, or one of the audit's own.
+
+    `crash`: the process died. `unloaded`: the exercise has no checks that load. `broken`: the exported cells do not
+    run, or the grader raised.
+    """
 
     label: str
     status: str
@@ -214,14 +218,22 @@ def _answer(job: Job, namespace: dict | Exception) -> Iterable[Outcome]:
     from groundup import check
 
     name = job.exercise.rsplit(".", 1)[1]
-    if job.kind in ("contract", "problems"):
-        yield from _contract(job, check)
+    try:
+        exercise = check.load(job.exercise)
+    except Exception as error:
+        yield Outcome("", "unloaded", _line(error))
+        return
+    if job.kind == "contract":
+        yield from (Outcome(mistake.name, "mistake", mistake.sentence) for mistake in exercise.mistakes)
+        return
+    if job.kind == "problems":
+        yield from (Outcome("", "problem", problem) for problem in check.problems(exercise))
         return
     if isinstance(namespace, Exception):
         yield Outcome("", "broken", f"the exported cells do not run: {_line(namespace)}")
         return
     if job.kind == "mistakes":
-        for mistake in check.load(job.exercise).mistakes:
+        for mistake in exercise.mistakes:
             yield from _grades(job, mistake.name, mistake.obj)
         return
     if job.kind == "own":
@@ -246,16 +258,12 @@ def _grades(job: Job, label: str, submission: object) -> Iterable[Outcome]:
     from groundup.check import grade
 
     for seed in job.seeds:
-        result = grade(job.exercise, submission, seed=seed)
+        try:
+            result = grade(job.exercise, submission, seed=seed)
+        except Exception as error:  # grade never raises because of a submission: the checks or the engine do
+            yield Outcome(label, "broken", f"the grader itself raised {_line(error)}", seed=seed)
+            continue
         yield Outcome(label, result.status, result.message, result.mistake, result.seconds, seed)
-
-
-def _contract(job: Job, check) -> Iterable[Outcome]:
-    exercise = check.load(job.exercise)
-    if job.kind == "contract":
-        yield from (Outcome(mistake.name, "mistake", mistake.sentence) for mistake in exercise.mistakes)
-    else:
-        yield from (Outcome("", "problem", problem) for problem in check.problems(exercise))
 
 
 def _line(error: BaseException) -> str:

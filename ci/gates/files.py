@@ -159,8 +159,8 @@ def expected(course: Course) -> Iterator[Problem]:
     """The expected output beside each exercise is what the solved example printed."""
     for lesson in course.lessons:
         notebook = course.notebook(lesson.solution_path)
-        if notebook is None:
-            continue
+        if notebook is None or out_of_date(lesson, list(course.lessons)):
+            continue  # `fresh` says so
         cells = {cell.id: cell for cell in notebook.cells}
         for exercise in lesson.exercises:
             example = cells.get(exercise.example.id)

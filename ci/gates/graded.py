@@ -107,7 +107,7 @@ def _jobs_of(
     name = exercise.name
 
     def contract(outcomes: list[Outcome]) -> Iterator[Problem]:
-        if _broken(outcomes):
+        if _unloaded(outcomes):
             yield Problem("checks", checks, f"{exercise.id} cannot be loaded: {outcomes[0].message}")
         elif len(outcomes) < FEWEST_MISTAKES:
             yield Problem(
@@ -117,13 +117,13 @@ def _jobs_of(
             )
 
     def engine(outcomes: list[Outcome]) -> Iterator[Problem]:
-        if not _broken(outcomes):  # then `contract` has said it
-            yield from (Problem("checks", checks, outcome.message) for outcome in outcomes)
+        if not _unloaded(outcomes):
+            yield from (Problem("checks", checks, f"{name}: {outcome.message}") for outcome in outcomes)
 
     def status(gate: str, where: str, wanted: str) -> Callable:
         def judge(outcomes: list[Outcome]) -> Iterator[Problem]:
             for outcome in outcomes:
-                if outcome.status != wanted:
+                if outcome.status not in (wanted, "unloaded"):
                     at = "" if outcome.seed is None else f" (seed {outcome.seed})"
                     yield Problem(
                         gate,
@@ -135,8 +135,7 @@ def _jobs_of(
         return judge
 
     def mistakes(outcomes: list[Outcome]) -> Iterator[Problem]:
-        if _broken(outcomes):
-            yield Problem("mistakes", checks, f"{name}: {outcomes[0].message}")
+        if _unloaded(outcomes):
             return
         wrong = {o.label: o for o in reversed(outcomes) if o.status == "passed" or o.mistake != o.label}
         labels = list(dict.fromkeys(o.label for o in outcomes))
@@ -148,8 +147,11 @@ def _jobs_of(
             yield Problem("mistakes", checks, f"{name}: the mistake {label} {what} (seed {outcome.seed})")
 
     def hostile(outcomes: list[Outcome]) -> Iterator[Problem]:
-        if _broken(outcomes):
+        if _unloaded(outcomes):
             return
+        broken = [outcome for outcome in outcomes if outcome.status == "broken"]
+        for outcome in broken[:1]:
+            yield Problem("hostile", checks, f"{name}: an answer that {outcome.label}: {outcome.message}")
         passed = {o.label: o for o in outcomes if o.status == "passed"}
         labels = {o.label for o in outcomes}
         tally.hostile += len(labels)
@@ -178,8 +180,9 @@ def _jobs_of(
         yield job("source", source=mutant.source), empty
 
 
-def _broken(outcomes: list[Outcome]) -> bool:
-    return any(outcome.status in ("broken", "crash") for outcome in outcomes)
+def _unloaded(outcomes: list[Outcome]) -> bool:
+    """Whether the exercise's checks do not load; the job `contract` reports that once."""
+    return any(outcome.status == "unloaded" for outcome in outcomes)
 
 
 def _first(message: str) -> str:
@@ -200,6 +203,7 @@ def chosen_mutants(lesson: Lesson, settings: Settings) -> list[tuple[Exercise, M
 
 
 def _mutant_jobs(lesson: Lesson, tally: Tally, settings: Settings, equivalents: dict) -> Iterator[tuple]:
+    checks = f"src/groundup/checks/{lesson.part}/{lesson.name}.py"
     seeds = settings.seeds()[:1]
     for exercise, mutant in chosen_mutants(lesson, settings):
 
@@ -208,7 +212,9 @@ def _mutant_jobs(lesson: Lesson, tally: Tally, settings: Settings, equivalents: 
             status = outcomes[0].status
             tally.statuses[status] = tally.statuses.get(status, 0) + 1
             if status == "broken":
-                yield Problem("mutants", str(lesson.path), f"{exercise.name}: {outcomes[0].message}")
+                yield Problem(
+                    "mutants", checks, f"{exercise.name} with `{mutant.change}`: {outcomes[0].message}"
+                )
             elif status != "passed":
                 tally.rejected += 1
             else:
@@ -217,7 +223,7 @@ def _mutant_jobs(lesson: Lesson, tally: Tally, settings: Settings, equivalents: 
                 if why is None:
                     yield Problem(
                         "mutants",
-                        f"src/groundup/checks/{lesson.part}/{lesson.name}.py",
+                        checks,
                         f"{exercise.name} passes with `{mutant.change}` (seed {outcomes[0].seed}): "
                         "reject it, or say in ci/equivalents.toml why it is right",
                     )

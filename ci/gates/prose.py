@@ -21,7 +21,8 @@ MEASURED = (
     re.compile(rf"{NUMBER}[\s\u00a0\u202f-]?{UNIT}(?![\w])"),
     re.compile(
         rf"(?:{NUMBER}\s?(?:×|x|times|-fold)|twice|half|orders? of magnitude)\s(?:as\s)?"
-        r"(?:fast(?:er)?|slow(?:er)?|quick(?:er)?|smaller|larger|bigger|less|more|fewer|cheaper|better|worse|much|many)\b"
+        r"(?:(?:fast|slow|quick)(?:er)?|smaller|larger|bigger|cheaper|better|worse|(?:less|more|fewer|as much|as many)\s"
+        r"(?:memory|time|tokens|steps|parameters|bytes|samples))\b"
     ),
     re.compile(
         r"\b(?:accuracy|loss|perplexity|error rate|reward|speed-?up|FID)\s"
