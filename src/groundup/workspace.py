@@ -66,6 +66,8 @@ def reset(root: Path, lesson_path: str) -> tuple[Path, Path | None]:
         fresh = source.read_bytes()
     except OSError as error:
         raise WorkspaceError(f"{source} cannot be read ({error.strerror}): is the course complete?") from None
+    if target.is_dir():
+        raise WorkspaceError(f"{target} is a folder: move it away")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _files.locked(root / "work" / ".lock"):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from .conftest import BLANK, SETUP, answers, cell, notebook
+from .conftest import BLANK, answers, cell
 
 
 def verdicts(course, content: dict, code: int = 1) -> dict[str, tuple[str, str]]:
@@ -36,11 +36,6 @@ def test_right_answers_pass_and_are_recorded(course):
     )
 
 
-def test_no_record_records_nothing(course):
-    course.groundup("check", course.write(answers()), "--no-record")
-    assert not course.home.exists()
-
-
 def test_the_courses_own_solutions_pass_but_are_not_the_learners(course):
     marked = "### BEGIN SOLUTION\n    return x + x\n    ### END SOLUTION"
     assert statuses(course, answers(double=marked), code=0) == ["passed", "passed"]
@@ -55,12 +50,6 @@ def test_a_wrong_answer_is_told_its_mistake(course):
     found = verdicts(course, answers(double="return x * x"))
     assert found["double"][0] == "failed" and "squared" in found["double"][1]
     assert found["negate"][0] == "passed"
-
-
-def test_a_persons_answer_is_readable(course):
-    answer = course.groundup("check", course.write(answers(double="return x * x")))
-    assert "✗ demo.small.double failed" in answer.stdout
-    assert "1 of 2 passed" in answer.stdout and answer.returncode == 1
 
 
 @pytest.mark.parametrize(
@@ -110,86 +99,11 @@ def test_nothing_but_definitions_runs(course):
     assert not trace.exists()
 
 
-def test_a_helper_that_the_learner_added_is_found(course):
-    helper = cell('"""Mine."""\nimport math\n\nTWO = 2\n\ndef helper(x):\n    return math.prod([TWO, x])')
-    assert statuses(course, answers("return helper(x)", "return -x", helper), code=0) == ["passed", "passed"]
-
-
-def test_magics_and_pip_lines_are_no_obstacle(course):
-    magics = [
-        cell(
-            "%pip install -q nothing\n!ls\nif True:\n    %time 1\nfiles = !ls\ndouble?\nimport math", "export"
-        ),
-        cell("%%time\nTWO = 2", "export"),
-    ]
-    assert statuses(course, answers("return TWO * x", "return -x", *magics), code=0) == ["passed", "passed"]
-
-
-def test_a_string_with_a_percent_sign_at_a_lines_start_is_left_alone(course):
-    text = cell('PERCENT = """\n% of\n! all"""\nassert "% of" in PERCENT', "export")
-    assert statuses(course, answers("assert '% of' in PERCENT; return x + x", "return -x", text), code=0)
-
-
 def test_a_failing_import_is_told_to_those_who_need_it(course):
     broken = cell("import a_package_that_is_not_there as there", "export")
     found = verdicts(course, answers("return there.double(x)", "return -x", broken))
     assert found["double"][0] == "error" and "a_package_that_is_not_there" in found["double"][1]
     assert found["negate"][0] == "passed"
-
-
-def test_a_renamed_function_is_named(course):
-    content = answers()
-    content["cells"][2]["source"] = "def twice(x):\n    return x + x"
-    found = verdicts(course, content)
-    assert found["double"][0] == "error"
-    assert "twice" in found["double"][1] and "double" in found["double"][1]
-
-
-def test_a_removed_cell_is_todo_and_says_how_to_get_it_back(course):
-    found = verdicts(course, notebook(SETUP))
-    assert [status for status, _ in found.values()] == ["todo", "todo"]
-    assert "groundup reset" in found["double"][1]
-
-
-def test_an_emptied_cell_is_todo(course):
-    content = answers()
-    content["cells"][2]["source"] = ""
-    assert verdicts(course, content)["double"][0] == "todo"
-
-
-def test_an_answer_moved_to_an_untagged_cell_counts(course):
-    content = answers()
-    del content["cells"][2]["metadata"]["tags"]
-    assert statuses(course, content, code=0) == ["passed", "passed"]
-
-
-def test_a_cell_that_fails_before_its_definition_leaves_no_older_answer(course):
-    older = cell("def double(x):\n    return x + x")
-    content = answers("return x + x", "return -x", older)
-    content["cells"][3]["source"] = "missing\n\ndef double(x):\n    return 0"
-    found = verdicts(course, content)
-    assert (
-        found["double"][0] == "error" and "NameError" in found["double"][1] and "line 1" in found["double"][1]
-    )
-
-
-def test_a_name_that_is_no_function_is_no_pass(course):
-    content = answers()
-    content["cells"][2]["source"] = "double = None"
-    assert verdicts(course, content)["double"][0] in ("error", "failed", "todo")
-
-
-def test_the_courses_own_function_is_no_answer(course):
-    (course.root / "src" / "groundup" / "lent.py").write_text("def double(x):\n    return x + x\n")
-    content = answers()
-    content["cells"][2]["source"] = "from groundup.lent import double"
-    assert verdicts(course, content)["double"][0] == "todo"
-
-
-def test_a_class_defined_in_the_notebook_can_be_pickled(course):
-    body = "import pickle; return pickle.loads(pickle.dumps(Box(x))).x * 2"
-    box = cell("class Box:\n    def __init__(self, x):\n        self.x = x", "export")
-    assert statuses(course, answers(body, "return -x", box), code=0) == ["passed", "passed"]
 
 
 def test_modules_beside_the_notebook_can_be_imported_from_anywhere(course, tmp_path):
@@ -249,3 +163,55 @@ def test_odd_cells_and_lists_of_lines_are_understood(course):
         {"cell_type": "raw", "source": "def double(x): 1/0"},
     ]
     assert statuses(course, content, code=0) == ["passed", "passed"]
+
+
+def test_a_persons_answer_is_readable_and_no_record_records_nothing(course):
+    answer = course.groundup("check", course.write(answers(double="return x * x")), "--no-record")
+    assert "✗ demo.small.double failed" in answer.stdout
+    assert "1 of 2 passed" in answer.stdout and answer.returncode == 1
+    assert not course.home.exists()
+
+
+def test_helpers_magics_and_strings_that_look_like_magics(course):
+    extra = [
+        cell('"""Mine."""\nimport math\n\nTWO = 2\n\ndef helper(x):\n    return math.prod([TWO, x])'),
+        cell(
+            "%pip install -q nothing\n!ls\nif True:\n    %time 1\nfiles = !ls\ndouble?\nimport math", "export"
+        ),
+        cell("%%time\nTHREE = 3", "export"),
+        cell('PERCENT = """\n% of\n! all"""\nassert "% of" in PERCENT', "export"),
+        cell("class Box:\n    def __init__(self, x):\n        self.x = x", "export"),
+    ]
+    first = "assert '% of' in PERCENT and THREE == 3; return helper(x)"
+    second = "import pickle; return -pickle.loads(pickle.dumps(Box(x))).x"
+    assert statuses(course, answers(first, second, *extra), code=0) == ["passed", "passed"]
+
+
+def test_removed_and_emptied_cells_are_todo(course):
+    content = answers()
+    content["cells"] = content["cells"][:-1]
+    content["cells"][2]["source"] = ""
+    found = verdicts(course, content)
+    assert [status for status, _ in found.values()] == ["todo", "todo"]
+    assert "cell 3" in found["double"][1].lower() and "groundup reset" in found["negate"][1]
+
+
+def test_a_renamed_function_is_named_and_an_older_answer_does_not_stand_in(course):
+    content = answers("return x + x", "return -x", cell("def negate(x):\n    return -x"))
+    content["cells"][3]["source"] = "def twice(x):\n    return x + x"
+    content["cells"][-1]["source"] = "missing\n\ndef negate(x):\n    return 0"
+    found = verdicts(course, content)
+    assert found["double"][0] == "error"
+    assert "twice" in found["double"][1] and "double" in found["double"][1]
+    assert (
+        found["negate"][0] == "error" and "NameError" in found["negate"][1] and "line 1" in found["negate"][1]
+    )
+
+
+def test_what_is_not_the_learners_function_is_no_pass(course):
+    (course.root / "src" / "groundup" / "lent.py").write_text("def double(x):\n    return x + x\n")
+    content = answers()
+    content["cells"][2]["source"] = "from groundup.lent import double"
+    content["cells"][-1]["source"] = "negate = None"
+    found = verdicts(course, content)
+    assert found["double"][0] == "todo" and found["negate"][0] in ("error", "failed", "todo")
