@@ -68,6 +68,7 @@ class Exercise:
         kind: "function" (anything that can be called, a kernel too) or "class".
         strict_scalars: a Python number, a NumPy scalar and a 0-d array are then three different things.
         may_change: names of inputs that the submission is meant to change in place; True means all.
+        workers: `observe` uses `processes.run_workers`; its server then starts before the clock does.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Exercise:
         kind: str = "function",
         strict_scalars: bool = False,
         may_change: tuple[str, ...] | bool = (),
+        workers: bool = False,
     ):
         if len(id.split(".")) != 3:
             raise CheckError(f"an exercise's id is part.lesson.name, not {id!r}")
@@ -91,6 +93,7 @@ class Exercise:
         self.kind = kind
         self.strict_scalars = strict_scalars
         self.may_change = may_change
+        self.workers = workers
         self.mistakes: tuple[Mistake, ...] = ()
         self.properties: tuple[Property, ...] = ()
         self.case_makers: tuple[Callable, ...] = ()

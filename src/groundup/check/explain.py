@@ -17,6 +17,10 @@ _LIBRARY = tuple(
 )
 
 
+class NotWritten(NotImplementedError):
+    """A worker process raised NotImplementedError: the exercise is still to do."""
+
+
 def is_learners(code: CodeType) -> bool:
     """True for code that is neither this package's nor a library's."""
     name = code.co_filename
@@ -52,6 +56,8 @@ def not_written(error: BaseException) -> str | None:
     Triton's interpreter and JAX wrap it: it may be the cause of the exception.
     """
     for link in chain(error):
+        if type(link) is NotWritten:
+            return str(link)
         if type(link) is NotImplementedError:
             code = innermost(link.__traceback__)
             if code is not None and is_learners(code):

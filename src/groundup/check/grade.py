@@ -16,6 +16,7 @@ from . import guard
 from .exercise import Case, CheckError, Exercise, changed_since_loaded, load
 from .explain import not_written, said
 from .limit import Contained, Refused, Stopwatch, TimeLimit, can_limit, within
+from .processes import HungWorkers, start
 from .values import Opaque, clone, describe, is_array, plain, same_bits, short, type_name
 
 MAX_MESSAGE = 1_500
@@ -127,6 +128,8 @@ def _grade(exercise: Exercise, obj: Any, seed: int) -> Result:
     with guard.kept_state():
         guard.usual_state(seed)
         cases = exercise.make_cases(seed)
+        if exercise.workers:
+            start()
         run = _run_submission(exercise, obj, cases, seed)
         return _judge(exercise, cases, run, seed)
 
@@ -269,7 +272,7 @@ def _judge(exercise: Exercise, cases: list[Case], run: _Run, seed: int) -> Resul
         if wrong is None:
             continue
         mistake = None if run.timeout else _recognise(exercise, cases, run, seed, number)
-        status = "error" if seen.error is not None else "failed"
+        status = "failed" if seen.error is None else "timeout" if seen.error is HungWorkers else "error"
         return Result(
             status, _tell(exercise, case, wrong, mistake, run, seed), mistake and mistake.name, case.label
         )

@@ -1,0 +1,390 @@
+"""Running a learner's function in several processes, as exercises on torch.distributed need.
+
+The function may come from a notebook cell: cloudpickle carries it by value. The processes meet over gloo through a
+file, have a hard time limit, and never outlive the call. A server process imports torch once and forks a worker per
+rank, so that a second run takes milliseconds; where there is no fork, each rank is a fresh Python.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import linecache
+import os
+import pickle
+import select
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .explain import NotWritten, learners_frames, not_written
+
+STARTING_SECONDS = 60.0  # importing torch from a cold disk
+GRACE_SECONDS = 5.0
+
+
+class WorkerError(RuntimeError):
+    """A rank raised, died or did not finish in time; the message says which and why."""
+
+
+class HungWorkers(TimeoutError):
+    """Some rank did not finish in time; a check then answers `timeout`."""
+
+
+def run_workers(
+    function: Callable[..., Any], world_size: int, *args: Any, seconds: float = 20.0
+) -> list[Any]:
+    """Call `function(rank, world_size, *args)` in `world_size` processes; the results in the order of the ranks.
+
+    torch.distributed is initialised with gloo in each process. Results are pickled: return tensors on the CPU,
+    arrays, numbers, containers of them.
+
+    Args:
+        seconds: time limit from the moment the processes run.
+
+    Raises:
+        NotWritten: a rank raised NotImplementedError, so the function is not written yet.
+        HungWorkers: the processes did not finish; usually one waits for a message that nobody sends.
+        WorkerError: a rank raised another exception, ended early, or the function cannot be sent to a process.
+    """
+    import cloudpickle
+
+    try:
+        job = cloudpickle.dumps((function, args, _source_of(function)))
+    except Exception as error:
+        raise WorkerError(f"the function cannot be sent to another process: {error}") from None
+    if not hasattr(os, "fork"):
+        outcomes = _fresh_processes(job, world_size, seconds)
+    else:
+        outcomes = _server().run(job, world_size, seconds)
+    return _unpack(outcomes, seconds)
+
+
+def _source_of(function: Any) -> tuple[str, list[str]] | None:
+    """A notebook cell's name and lines: a worker's messages quote them."""
+    code = getattr(function, "__code__", None)
+    return (code.co_filename, linecache.getlines(code.co_filename)) if code is not None else None
+
+
+def _unpack(outcomes: list[tuple[str, Any]], seconds: float) -> list[Any]:
+    """The results, or the exception that says most: a rank that failed makes the others wait."""
+    kinds = [kind for kind, _ in outcomes]
+    for rank, (kind, value) in enumerate(outcomes):
+        if kind == "todo":
+            raise NotWritten(value)
+        if kind == "raised":
+            raise WorkerError(f"rank {rank} raised {value}")
+        if kind == "died":
+            raise WorkerError(f"rank {rank} ended without a result ({value})")
+    if "timeout" in kinds:
+        waiting = ", ".join(str(rank) for rank, kind in enumerate(kinds) if kind == "timeout")
+        ranks = f"ranks {waiting} were" if "," in waiting else f"rank {waiting} was"
+        raise HungWorkers(
+            f"after {seconds:g} s {ranks} still running: who waits for a message that nobody sends?"
+        )
+    return [pickle.loads(value) for _, value in outcomes]
+
+
+# -- in a worker ---------------------------------------------------------------------------------------
+
+
+def _work(job: bytes, rank: int, world_size: int, meeting: str, seconds: float) -> tuple[str, Any]:
+    """One rank: kind and value of the outcome."""
+    from datetime import timedelta
+
+    import cloudpickle
+    import torch.distributed as dist
+
+    try:
+        function, args, source = pickle.loads(job)
+        if source is not None:
+            linecache.cache.setdefault(source[0], (0, None, source[1], source[0]))
+        dist.init_process_group(
+            "gloo",
+            init_method=f"file://{meeting}",
+            rank=rank,
+            world_size=world_size,
+            timeout=timedelta(seconds=seconds),
+        )
+        dist.barrier()  # gloo fails if a rank is done and gone while another still connects
+        value = function(rank, world_size, *args)
+        return "result", cloudpickle.dumps(value)
+    except NotImplementedError as error:
+        if not_written(error) is not None:
+            return "todo", str(error)
+        return "raised", f"NotImplementedError: {error}"
+    except BaseException as error:
+        text = " ".join(str(error).split())[:300]
+        return "raised", "".join(
+            [f"{type(error).__name__}: {text}", *(f"; {frame}" for frame in learners_frames(error))]
+        )
+
+
+def _quiet() -> None:
+    """A worker's output goes nowhere: four ranks printing at once help nobody."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+
+
+def _send(descriptor: int, value: Any) -> None:
+    data = pickle.dumps(value)
+    data = struct.pack("!Q", len(data)) + data
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def _receive(descriptor: int, deadline: float | None = None) -> Any:
+    """The next message.
+
+    Raises:
+        EOFError: the other side is gone.
+        TimeoutError: nothing came before `deadline` (of time.monotonic).
+    """
+    (size,) = struct.unpack("!Q", _read(descriptor, 8, deadline))
+    return pickle.loads(_read(descriptor, size, deadline))
+
+
+def _read(descriptor: int, size: int, deadline: float | None) -> bytes:
+    data = b""
+    while len(data) < size:
+        wait = None if deadline is None else max(0.0, deadline - time.monotonic())
+        if not select.select([descriptor], [], [], wait)[0]:
+            raise TimeoutError
+        piece = os.read(descriptor, min(size - len(data), 1 << 20))
+        if not piece:
+            raise EOFError
+        data += piece
+    return data
+
+
+# -- the server ----------------------------------------------------------------------------------------
+
+
+def _serve(descriptor: int) -> None:
+    """Fork the workers of one job after another, until the other side hangs up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    import torch
+    import torch.distributed
+
+    torch.set_num_threads(1)
+    _send(descriptor, "ready")
+    while True:
+        try:
+            job, world_size, seconds = _receive(descriptor)
+        except EOFError:
+            return
+        _send(descriptor, _fork_all(job, world_size, seconds, descriptor))
+
+
+def _fork_all(job: bytes, world_size: int, seconds: float, parent: int) -> list[tuple[str, Any]]:
+    with tempfile.TemporaryDirectory() as folder:
+        meeting = str(Path(folder) / "meeting")
+        pipes, children = [], []
+        for rank in range(world_size):
+            reading, writing = os.pipe()
+            child = os.fork()
+            if child == 0:
+                _be_worker(job, rank, world_size, meeting, seconds, reading, writing)
+            os.close(writing)
+            pipes.append(reading)
+            children.append(child)
+        try:
+            return _collect(pipes, children, seconds, parent)
+        finally:
+            for child in children:
+                with contextlib.suppress(OSError):
+                    os.killpg(child, signal.SIGKILL)
+                with contextlib.suppress(OSError):
+                    os.kill(child, signal.SIGKILL)
+                with contextlib.suppress(OSError):
+                    os.waitpid(child, 0)
+            for pipe in pipes:
+                os.close(pipe)
+
+
+def _be_worker(
+    job: bytes, rank: int, world_size: int, meeting: str, seconds: float, reading: int, writing: int
+) -> None:
+    """The child's life after the fork; does not return."""
+    try:
+        os.setsid()  # so that its own children die with it
+        os.close(reading)
+        _quiet()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        _send(writing, _work(job, rank, world_size, meeting, seconds))
+        time.sleep(
+            seconds + GRACE_SECONDS
+        )  # stay until all ranks are done: others may still read what we sent
+    finally:
+        os._exit(0)
+
+
+def _collect(pipes: list[int], children: list[int], seconds: float, parent: int) -> list[tuple[str, Any]]:
+    """Wait for every rank, to the deadline; a rank that fails leaves the others one more second."""
+    outcomes: list[tuple[str, Any]] = [("timeout", None)] * len(pipes)
+    waiting = dict(enumerate(pipes))
+    deadline = time.monotonic() + seconds
+    while waiting and (left := deadline - time.monotonic()) > 0:
+        ready = select.select([*waiting.values(), parent], [], [], left)[0]
+        if parent in ready:  # the notebook is gone or has given up
+            break
+        for rank in [rank for rank, pipe in waiting.items() if pipe in ready]:
+            try:
+                outcomes[rank] = _receive(waiting.pop(rank), deadline)
+            except TimeoutError:
+                continue
+            except EOFError:
+                status = os.waitpid(children[rank], 0)[1]
+                code = os.waitstatus_to_exitcode(status)
+                outcomes[rank] = ("died", f"exit code {code}" if code >= 0 else f"signal {-code}")
+            if outcomes[rank][0] != "result":
+                deadline = min(deadline, time.monotonic() + 1.0)
+    return outcomes
+
+
+class _Server:
+    """The other end of `_serve`."""
+
+    def __init__(self) -> None:
+        import socket
+
+        ours, theirs = socket.socketpair()
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+        }
+        command = [
+            sys.executable,
+            "-c",
+            f"from groundup.check.processes import _serve; _serve({theirs.fileno()})",
+        ]
+        self.process = subprocess.Popen(
+            command,
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
+        )
+        theirs.close()
+        self.socket = ours
+        self.owner = os.getpid()
+        try:
+            _receive(ours.fileno(), time.monotonic() + STARTING_SECONDS)
+        except BaseException as error:
+            self.stop()
+            if isinstance(error, (EOFError, TimeoutError)):
+                raise WorkerError("the worker processes could not be started") from None
+            raise
+
+    def run(self, job: bytes, world_size: int, seconds: float) -> list[tuple[str, Any]]:
+        done = False
+        try:
+            _send(self.socket.fileno(), (job, world_size, seconds))
+            outcomes = _receive(self.socket.fileno(), time.monotonic() + seconds + GRACE_SECONDS)
+            done = True
+            return outcomes
+        except (EOFError, TimeoutError, BrokenPipeError, ConnectionError):
+            raise WorkerError("the worker processes were lost") from None
+        finally:
+            if not done:  # also when the time limit of the check interrupts us
+                self.stop()
+
+    def alive(self) -> bool:
+        return self.owner == os.getpid() and self.process.poll() is None and self.socket.fileno() >= 0
+
+    def stop(self) -> None:
+        """Hang up: the server kills its workers and ends; kill it if it does not."""
+        if self.owner != os.getpid():
+            return
+        self.socket.close()
+        try:
+            self.process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+_lock = threading.Lock()
+_current: _Server | None = None
+
+
+def _server() -> _Server:
+    global _current
+    with _lock:
+        if _current is None or not _current.alive():
+            _current = _Server()
+            atexit.register(_current.stop)
+        return _current
+
+
+def start() -> None:
+    """Start the server now, so that a check's time limit does not count it."""
+    if hasattr(os, "fork"):
+        _server()
+
+
+# -- without fork --------------------------------------------------------------------------------------
+
+
+def _fresh_processes(job: bytes, world_size: int, seconds: float) -> list[tuple[str, Any]]:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "job").write_bytes(job)
+        children = [
+            subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "groundup.check.processes",
+                    folder,
+                    str(rank),
+                    str(world_size),
+                    str(seconds),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            for rank in range(world_size)
+        ]
+        deadline = time.monotonic() + seconds + STARTING_SECONDS
+        try:
+            return [
+                _await(child, Path(folder) / f"result{rank}", deadline) for rank, child in enumerate(children)
+            ]
+        finally:
+            for child in children:
+                child.kill()
+                child.wait()
+
+
+def _await(child: subprocess.Popen, result: Path, deadline: float) -> tuple[str, Any]:
+    try:
+        code = child.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return "timeout", None
+    return pickle.loads(result.read_bytes()) if result.exists() else ("died", f"exit code {code}")
+
+
+def _main(folder: str, rank: str, world_size: str, seconds: str) -> None:
+    job = (Path(folder) / "job").read_bytes()
+    try:
+        outcome = _work(job, int(rank), int(world_size), str(Path(folder) / "meeting"), float(seconds))
+    except BaseException:
+        outcome = ("raised", traceback.format_exc(limit=1))
+    (Path(folder) / f"result{rank}").write_bytes(pickle.dumps(outcome))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])
