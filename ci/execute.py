@@ -145,11 +145,10 @@ def stored(lesson: Lesson, executed: nbformat.NotebookNode) -> nbformat.Notebook
     notebook.metadata["language_info"] = executed.metadata["language_info"]
     notebook.metadata["jupytext"] = PAIR
     outputs = {cell.id: cell.outputs for cell in executed.cells if cell.cell_type == "code"}
-    for cell in notebook.cells:
-        if cell.cell_type != "code":
-            continue
-        # Counts say nothing to a reader and would differ after every run out of order.
-        cell.execution_count = None
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for count, cell in enumerate(cells, start=1):
+        # nbval takes a cell without a count for one that never ran; the kernel's own count has papermill's cell in it.
+        cell.execution_count = count
         cell.outputs = [_trimmed(output, lesson, cell) for output in _joined(outputs[cell.id])]
     return notebook
 
@@ -176,7 +175,7 @@ def _trimmed(output, lesson: Lesson, cell):
         if len(output.text) > STREAM_CHARACTERS:
             output.text = output.text[:STREAM_CHARACTERS] + "\n… (cut)\n"
     if output.output_type == "execute_result":
-        output.execution_count = None
+        output.execution_count = cell.execution_count
     size = len(json.dumps(output))
     if size > OUTPUT_BYTES:
         raise ExecutionError(
