@@ -1,8 +1,8 @@
 """Builds the website into _build/html, with every warning an error. Nothing executes.
 
-    python -m ci.book            what changed since the last build
-    python -m ci.book --fresh    every page
-    python -m ci.book --draft    also when a lesson's outputs are missing or out of date (the page says so)
+python -m ci.book            what changed since the last build
+python -m ci.book --fresh    every page
+python -m ci.book --draft    also when a lesson's outputs are missing or out of date (the page says so)
 """
 
 import argparse
@@ -30,7 +30,11 @@ def build(root: Path = ROOT, *, fresh: bool = False, draft: bool = False, quiet:
     if again:
         shutil.rmtree(target, ignore_errors=True)
         shutil.rmtree(root / "_build" / ".doctrees", ignore_errors=True)
-    settings = {"external_toc_path": (root / "_toc.yml").as_posix(), "nitpicky": True, "latex_individualpages": False}
+    settings = {
+        "external_toc_path": (root / "_toc.yml").as_posix(),
+        "nitpicky": True,
+        "latex_individualpages": False,
+    }
     if draft:
         settings["suppress_warnings"] = ["etoc.glob", "groundup.outputs"]
     warnings.filterwarnings("ignore", category=DeprecationWarning)
@@ -66,7 +70,9 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
         print(error, file=sys.stderr)
         return 2
     if not failed:
-        print(f"site built in {time.perf_counter() - started:.0f} s: {root / '_build' / 'html' / 'index.html'}")
+        print(
+            f"site built in {time.perf_counter() - started:.0f} s: {root / '_build' / 'html' / 'index.html'}"
+        )
     return failed
 
 

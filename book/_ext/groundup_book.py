@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import lesson_page  # noqa: E402  (needs ROOT on the path for ci.lesson)
+
 from ci.lesson import chapters, read_notebook, write_notebook  # noqa: E402
 
 LOGGER = logging.getLogger("groundup")
@@ -125,10 +126,24 @@ def note_dependencies(app: Sphinx, docname: str, source: list[str]) -> None:
         if identity not in course.titles:
             LOGGER.warning("no lesson is called %s", identity, location=docname)
         name = f"{course.number.get(identity, '')} {course.titles.get(identity, identity)}".strip()
-        return f"[{name}]({up}{course.ready[identity]}.md)" if identity in course.ready else f"{name} (coming)"
+        return (
+            f"[{name}]({up}{course.ready[identity]}.md)" if identity in course.ready else f"{name} (coming)"
+        )
 
+    source[0] = source[0].replace("<!-- strata -->", strata(course))
     source[0] = PART.sub(lambda match: part_card(course, match["id"], match["line"]), source[0])
     source[0] = LESSON.sub(lesson_link, source[0])
+
+
+def strata(course: Course) -> str:
+    """The picture of the home page: the parts as layers of ground, the ready ones solid, each a link to its place."""
+    started = {identity.split(".")[0] for identity in course.ready}
+    layers = "".join(
+        f'<li><a class="{"is-ready" if part["id"] in started else "is-coming"}" href="#part-{part["id"]}">'
+        f"{html.escape(part['title'])}</a></li>"
+        for part in course.parts
+    )
+    return f'<ol class="strata">{layers}</ol>'
 
 
 def part_card(course: Course, identity: str, line: str) -> str:
@@ -171,7 +186,9 @@ def shape_exercises(app: Sphinx, doctree: nodes.document) -> None:
             title.replace(title[0], nodes.Text(title[0].removeprefix("Exercise: ")))
         section["classes"].append("exercise")
         checks = [
-            place for place, node in enumerate(section.children) if "tag_exercise-check" in node.get("classes", ())
+            place
+            for place, node in enumerate(section.children)
+            if "tag_exercise-check" in node.get("classes", ())
         ]
         parent, place = section.parent, section.parent.index(section)
         rest = section.children[checks[0] + 1 :]
@@ -203,7 +220,9 @@ def dress_page(app: Sphinx, pagename: str, templatename: str, context: dict, doc
         course = app.groundup_course
         part = course.part_of(identity)
         place = course.number.get(identity, "").partition(".")[2]
-        eyebrow = f"Part {part['number']} · {html.escape(part['title'])}" + (f" · Lesson {place}" if place else "")
+        eyebrow = f"Part {part['number']} · {html.escape(part['title'])}" + (
+            f" · Lesson {place}" if place else ""
+        )
         context["body"] = body.replace("<h1>", f'<p class="eyebrow">{eyebrow}</p><h1>', 1)
 
 
@@ -219,9 +238,15 @@ def copy_assets(app: Sphinx, error: Exception | None) -> None:
     from groundup.show import style
 
     palettes = {"base": style.COLOURS, "light": style.LIGHT, "dark": style.DARK}
-    (static / "palettes.js").write_text(f"window.groundupPalettes = {json.dumps(palettes)};\n", encoding="utf-8")
+    (static / "palettes.js").write_text(
+        f"window.groundupPalettes = {json.dumps(palettes)};\n", encoding="utf-8"
+    )
     # The theme's icon font: 4 MB that book/_static/course.css replaces by a dozen small drawings.
-    for path in [*static.glob("scripts/fontawesome*"), *static.rglob("*.map"), static / "vendor" / "fontawesome"]:
+    for path in [
+        *static.glob("scripts/fontawesome*"),
+        *static.rglob("*.map"),
+        static / "vendor" / "fontawesome",
+    ]:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     for page in app.groundup_course.ready.values():
         name = page.replace("chapters/", "exercises/", 1) + ".ipynb"

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
-from ci.lesson import BEGIN, EFFORT, END, EXPECTED, HINT, Exercise, Lesson, read, read_notebook
+
+from ci.lesson import BEGIN, EFFORT, END, EXPECTED, HINT, Cell, Exercise, Lesson, read, read_notebook
 
 PLOTLY = "application/vnd.plotly.v1+json"
 MEASURED = "<!-- measured -->"
@@ -39,7 +40,8 @@ def notebook(path: str, root: str, links: Links, warn) -> nbformat.NotebookNode:
         for cell in (exercise.markdown, exercise.code, exercise.example, exercise.check)
     }
     cells = []
-    for cell in lesson.cells:
+    before, rest = _preamble(lesson)
+    for cell in rest:
         exercise = of_exercise.get(cell.id)
         if exercise is None and cell.kind == "markdown":
             cells.append(_markdown(cell.source.replace(MEASURED, _facts(lesson, record, links))))
@@ -47,11 +49,21 @@ def notebook(path: str, root: str, links: Links, warn) -> nbformat.NotebookNode:
             cells.append(_code(cell.source, outputs.get(cell.id, []), cell.tags))
         elif cell.id == exercise.markdown.id:
             cells += _exercise(exercise, stubs.get(exercise.code.id, exercise.source), outputs)
+        if cell is rest[0] and before:
+            cells.append(_code("\n\n".join(entry.source for entry in before), prompt="Setup and imports"))
     page = nbformat.v4.new_notebook(cells=cells, metadata=dict(lesson.notebook.metadata))
     # The front matter is the course's own; Sphinx would show unknown keys as fields of the page.
     page.metadata = nbformat.from_dict({"kernelspec": dict(lesson.notebook.metadata.kernelspec)})
     page.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
     return page
+
+
+def _preamble(lesson: Lesson) -> tuple[list[Cell], list[Cell]]:
+    """The code cells between the title and the first paragraph (setup, imports, scale), and all other cells."""
+    ends = 1
+    while ends < len(lesson.cells) and lesson.cells[ends].kind == "code":
+        ends += 1
+    return list(lesson.cells[1:ends]), [lesson.cells[0], *lesson.cells[ends:]]
 
 
 def _solved(lesson: Lesson, warn) -> tuple[dict, dict[str, list]]:
@@ -63,7 +75,9 @@ def _solved(lesson: Lesson, warn) -> tuple[dict, dict[str, list]]:
     solved = read_notebook(path)
     record = dict(solved.metadata.get("groundup", {}))
     sources = {cell.id: cell.source for cell in lesson.cells}
-    cells = [cell for cell in solved.cells if cell.cell_type == "code" and sources.get(cell.id) == cell.source]
+    cells = [
+        cell for cell in solved.cells if cell.cell_type == "code" and sources.get(cell.id) == cell.source
+    ]
     if not record:
         warn(f"{lesson.path}: no outputs yet, run `make execute`")
     elif len(cells) < sum(1 for _ in lesson.code()):
@@ -87,8 +101,6 @@ def _code(source: str, outputs=(), tags=(), prompt: str | None = None) -> nbform
     """A code cell; with `prompt`, its source is folded under these words."""
     cell = nbformat.v4.new_code_cell(source.removeprefix(NBVAL_MARK), outputs=list(outputs))
     tags = set(tags)
-    if prompt is None and "setup" in tags:
-        prompt = "Setup"
     if prompt is None and "hide-input" in tags:
         prompt = "Code of this figure"
     if prompt is not None:
@@ -129,14 +141,17 @@ def _effort(exercise: Exercise) -> str:
     dots = "".join(f'<i class="{"on" if number < full else "off"}"></i>' for number in range(5))
     return (
         f'<p class="effort"><span class="level"><span class="dots" aria-hidden="true">{dots}</span> '
-        f'Difficulty {full}/5</span> <span>{exercise.minutes} minutes</span> '
+        f"Difficulty {full}/5</span> <span>{exercise.minutes} minutes</span> "
         f"<span>{points} point{'s' * (points != 1)}</span></p>"
     )
 
 
 def _facts(lesson: Lesson, record: dict, links: Links) -> str:
     """The buttons and the measured table under a lesson's title; no blank line, so that it is one HTML block."""
-    needs = ", ".join(_lesson_link(identity, links) for identity in lesson.needs) or "nothing but Python and school calculus"
+    needs = (
+        ", ".join(_lesson_link(identity, links) for identity in lesson.needs)
+        or "nothing but Python and school calculus"
+    )
     rows = [("Time", f"about {lesson.minutes} minutes"), ("First", needs)]
     if record:
         device = html.escape(str(record["device"]))
