@@ -243,6 +243,9 @@ SHARED = {  # a value used twice, or a step behind another
     "2 * x ** 3": ["v2 = v0 ** 3", "v3 = 2 * v2"],
     "2 * x.tanh()": ["v2 = v0.tanh()", "v3 = 2 * v2"],
     "x.tanh() * x + y": ["v2 = v0.tanh()", "v3 = v2 * v0 + v1"],
+    "x ** 2 * x": ["v2 = v0 ** 2", "v3 = v2 * v0"],
+    "x * y * x": ["v2 = v0 * v1", "v3 = v2 * v0"],
+    "y * x * x": ["v2 = v1 * v0", "v3 = v2 * v0"],
 }
 
 
@@ -254,6 +257,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
         yield Case(label, program=program, leaves=[float(rng.uniform(0.5, 3))])
     yield Case("x ** 1", program=["v1 = v0 ** 1"], leaves=away_from_zero(rng, 1))
     yield Case("x ** 2 at x = 0", program=["v1 = v0 ** 2"], leaves=[0.0])
+    yield Case("x.log() * x", program=["v1 = v0.log()", "v2 = v1 * v0"], leaves=[float(rng.uniform(0.5, 3))])
     yield Case("x.log() at x = 1, times 3", program=["v1 = v0.log()", "v2 = 3 * v1"], leaves=[1.0])
     for label, program in SHARED.items():
         yield Case(label, program=program, leaves=away_from_zero(rng, 2))
