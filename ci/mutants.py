@@ -324,14 +324,16 @@ def _constant(node: ast.Constant) -> Iterator[ast.expr]:
 
 
 def _patterns(given: str, made: str) -> Iterator[str]:
-    """Other einsum or einops patterns: the axes of the result swapped, or the inputs' order of axes."""
-    for side, other, form in ((made, given, "{1}->{0}"), (given, made, "{0}->{1}")):
+    """Other einsum or einops patterns: two axes of the result swapped, or of the inputs."""
+    for side, form in ((made, given + "->{}"), (given, "{}->" + made)):
         # einops separates axes by spaces; einsum's axes are single letters.
-        axes = side.split() if " " in side.strip() else list(side)
+        axes = side.split() if " " in side.strip() else list(side.strip())
         for index in range(len(axes) - 1):
-            if axes[index].isalpha() and axes[index + 1].isalpha() and axes[index] != axes[index + 1]:
-                swapped = [*axes[:index], axes[index + 1], axes[index], *axes[index + 2 :]]
-                yield form.format((" " if " " in side.strip() else "").join(swapped), other)
+            first, second = axes[index : index + 2]
+            if first.isalpha() and second.isalpha() and first != second:
+                swapped = [*axes[:index], second, first, *axes[index + 2 :]]
+                between = " " if " " in side.strip() else ""
+                yield form.format(side.replace(side.strip(), between.join(swapped)))
                 break
 
 

@@ -14,11 +14,11 @@ from ci.lesson import EFFORT
 EXEMPT = re.compile(r"<!--\s*(?:constant|citation):\s*\S.*?-->", re.S)
 NUMBER = r"(?<![\w.])\d[\d,.]*(?:e[+-]?\d+)?"
 UNIT = (
-    r"(?:ns|[µμu]s|ms|s|secs?|seconds?|minutes?|hours?|[kKMGT]i?B|%|per ?cent|"
+    r"(?:ns|[µμu]s|ms|secs?|seconds?|minutes?|hours?|[kKMGT]i?B|%|per ?cent|"
     r"tokens/s|tokens per second|samples/s|it/s|[KMGTP]?FLOP/?s)"
 )
 MEASURED = (
-    re.compile(rf"{NUMBER}[\s\u00a0\u202f-]?{UNIT}(?![\w])"),
+    re.compile(rf"{NUMBER}(?:[\s-]?{UNIT}|\ss)(?!\w)"),  # `3 s`, but the 90s are no measurement
     re.compile(
         rf"(?:{NUMBER}\s?(?:×|x|times|-fold)|twice|half|orders? of magnitude)\s(?:as\s)?"
         r"(?:(?:fast|slow|quick)(?:er)?|smaller|larger|bigger|cheaper|better|worse|(?:less|more|fewer|as much|as many)\s"

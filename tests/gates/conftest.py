@@ -18,7 +18,6 @@ def build(root: Path) -> Path:
     """Writes the sample course below `root`: its own chapters and checks, the real engine, everything derived."""
     shutil.copytree(HERE / "chapters", root / "chapters")
     shutil.copytree(HERE / "ci", root / "ci")
-    (root / "ci" / "equivalents.toml").write_text("")
     hidden = shutil.ignore_patterns("__pycache__", "checks", "autograd", "catalogue.json")
     shutil.copytree(ROOT / "src" / "groundup", root / "src" / "groundup", ignore=hidden)
     shutil.copytree(HERE / "checks", root / "src" / "groundup" / "checks")
