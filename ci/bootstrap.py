@@ -242,8 +242,7 @@ def only_one():
 
 def make_venv(step):
     """Make .venv unless it has a Python and a pip that run; a broken one is emptied first."""
-    moved = stamp_root_differs()
-    if not moved and usable():
+    if usable() and not made_elsewhere():
         return
     for child in VENV.iterdir():
         if child != LOCK:
@@ -254,14 +253,13 @@ def make_venv(step):
     run(step, [sys.executable, "-m", "venv", str(VENV)])
 
 
-def stamp_root_differs():
-    """Whether .venv was made elsewhere: its scripts name the Python of that place."""
-    pip_script = VENV / "bin" / "pip"
+def made_elsewhere():
+    """Whether .venv was made in another place: its scripts name the Python of that place."""
     try:
-        first = pip_script.read_bytes().split(b"\n", 1)[0]
+        head = (VENV / "bin" / "pip").read_bytes()[:2000]  # the path may stand in the second line
     except OSError:
         return False  # no pip: usable() decides
-    return first.startswith(b"#!/") and str(VENV).encode() not in first
+    return head.startswith(b"#!/") and str(VENV).encode() not in head
 
 
 def usable():
