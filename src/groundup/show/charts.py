@@ -1,5 +1,7 @@
 """Lines, points, bars and heatmaps."""
 
+import math
+import textwrap
 from collections.abc import Sequence
 
 from groundup.show import style
@@ -93,15 +95,14 @@ def heatmap(matrix, *, x="", y="", title="", text=None):
         trace["texttemplate"] = "%{z:.3~g}"
     elif text is not None and text is not False:
         trace["text"], trace["texttemplate"] = _texts(text, array.shape), "%{text}"
-    across, across_title = _labels(x, columns, "x")
-    down, down_title = _labels(y, rows, "y")
-    trace["customdata"] = [[[r, c] for c in across] for r in down] if (isinstance(x, list) or isinstance(y, list)) else None
-    where = "row %{y}, column %{x}" if trace["customdata"] is None else "%{customdata[0]}, %{customdata[1]}"
-    trace["hovertemplate"] = where + ": %{z:.5~g}<extra></extra>"
+    across_title = x if isinstance(x, str) else ""
+    down_title = y if isinstance(y, str) else ""
+    row, column = ("row %{y}" if isinstance(y, str) else "%{y}"), ("column %{x}" if isinstance(x, str) else "%{x}")
+    trace["hovertemplate"] = f"{row}, {column}: %{{z:.5~g}}<extra></extra>"
     fig = new_figure([trace])
     shared = {"showgrid": False, "showline": False, "ticks": ""}
-    fig.update_xaxes(**shared, title={"text": across_title}, **_ticks(x, columns))
-    fig.update_yaxes(**shared, title={"text": down_title}, autorange="reversed", **_ticks(y, rows))
+    fig.update_xaxes(**shared, title={"text": across_title}, **_ticks(x, columns, "x"))
+    fig.update_yaxes(**shared, title={"text": down_title}, autorange="reversed", **_ticks(y, rows, "y"))
     if rows and columns and 1 / 3 <= rows / columns <= 3:
         fig.update_xaxes(constrain="domain")
         fig.update_yaxes(scaleanchor="x", constrain="domain")
@@ -137,36 +138,45 @@ def _trace(index: int, name, xs, ys, x: str, y: str) -> dict:
 
 def _xy(traces: list[dict], x: str, y: str, title: str, log_x: bool, log_y: bool):
     fig = new_figure(traces, showlegend=len(traces) > 1)
-    fig.update_xaxes(title={"text": x}, **({"type": "log"} if log_x else {}))
-    fig.update_yaxes(title={"text": y}, **({"type": "log"} if log_y else {}))
+    fig.update_xaxes(title={"text": x}, **(_log([trace["x"] for trace in traces]) if log_x else {}))
+    fig.update_yaxes(title={"text": y}, **(_log([trace["y"] for trace in traces]) if log_y else {}))
     return _titled(fig, title)
 
 
+def _log(values: list[list]) -> dict:
+    """A log axis with a tick for each power of ten, or at 1, 2 and 5 where that gives too few."""
+    positive = [value for part in values for value in part if isinstance(value, (int, float)) and value > 0]
+    decades = math.log10(max(positive) / min(positive)) if positive else 0
+    return {"type": "log", "dtick": "D2" if decades < 2 else math.ceil(decades / 10)}
+
+
 def _titled(fig, title: str):
-    if title:
-        fig.update_layout(title={"text": title}, margin={"t": 56})
+    lines_of_title = wrapped(title)
+    if lines_of_title:
+        legend = 22 if fig.layout.showlegend else 0
+        fig.update_layout(title={"text": "<br>".join(lines_of_title)}, margin={"t": 22 + 19 * len(lines_of_title) + legend})
     return fig
+
+
+def wrapped(title: str, most: int = 46) -> list[str]:
+    """A title in lines of about equal length that fit on a phone; plotly does not wrap."""
+    count = math.ceil(len(title) / most)
+    return textwrap.wrap(title, math.ceil(len(title) / count) + 4, break_long_words=False) if title else []
 
 
 def _colour(index: int) -> str:
     return style.COLOURS[style.SERIES[index % len(style.SERIES)]]
 
 
-def _labels(given, count: int, axis: str) -> tuple[list, str]:
-    """The label of each cell along an axis, and the axis' title."""
+def _ticks(given, count: int, axis: str) -> dict:
+    """Ticks at every cell of a small heatmap, or the labels given."""
     if isinstance(given, str):
-        return list(range(count)), given
+        return {"dtick": 1} if count <= 12 else {}
     labels = [str(label) for label in given]
     if len(labels) != count:
         raise ValueError(f"heatmap has {count} cells along {axis} but {len(labels)} labels")
-    return labels, ""
-
-
-def _ticks(given, count: int) -> dict:
     # Positions with texts, not categories: two equal tokens are two columns.
-    if isinstance(given, str):
-        return {"dtick": 1} if count <= 12 else {}
-    return {"tickvals": list(range(count)), "ticktext": [str(label) for label in given]}
+    return {"tickmode": "array", "tickvals": list(range(count)), "ticktext": labels}
 
 
 def _texts(text: Sequence, shape: tuple[int, int]) -> list[list[str]]:

@@ -7,12 +7,12 @@ longest path, an edge over several layers gets a bend in each, order within laye
 import html
 from collections import defaultdict
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from groundup.show import style
-from groundup.show.charts import new_figure
+from groundup.show.charts import new_figure, wrapped
 
-NARROW, WIDE = 340, 690  # pixels inside a figure on a phone and on a page
+WIDE = 690  # pixels inside a figure on a page
 GAP = 30  # least pixels between two layers
 LOOSE = 110  # most pixels between two layers on a wide page
 APART = 16  # least pixels between two boxes of a layer
@@ -31,16 +31,25 @@ class Spec:
     kinds: dict
 
 
+@dataclass(frozen=True)
+class Bend:
+    """The place of the edge source → target in a layer between them."""
+
+    source: Hashable
+    target: Hashable
+    layer: int
+
+
 @dataclass
 class Layout:
     """Positions in pixels of the narrowest page: centre of each node, bends of each edge, sizes of boxes."""
 
     centre: dict
     size: dict
-    bends: dict
+    bends: dict  # edge -> [((x, y), width of the layer), …]
+    column: dict  # node -> width of its layer
     width: float
     height: float
-    column: dict = field(default_factory=dict)  # node -> width of its layer
 
 
 def graph(
@@ -105,10 +114,11 @@ def lay_out(specs: list[Spec]) -> Layout:
     low = min((y[slot] - heights[slot] / 2 for slot in y), default=0)
     high = max((y[slot] + heights[slot] / 2 for slot in y), default=40)
     centre = {node: (x[node], y[node] - low) for node in size}
-    bends = {edge: [(x[slot], y[slot] - low) for slot in chain[1:-1]] for edge, chain in chains.items()}
-    column_width = {slot: width for column, width in zip(columns, widths, strict=True) for slot in column}
-    bend_width = {edge: [column_width[slot] for slot in chain[1:-1]] for edge, chain in chains.items()}
-    return Layout(centre, size, {edge: list(zip(bends[edge], bend_width[edge], strict=True)) for edge in bends}, total, high - low, column_width)
+    column = {slot: width for slots, width in zip(columns, widths, strict=True) for slot in slots}
+    bends = {
+        edge: [((x[slot], y[slot] - low), column[slot]) for slot in chain[1:-1]] for edge, chain in chains.items()
+    }
+    return Layout(centre, size, bends, column, total, high - low)
 
 
 def _text_width(text: str, size: float) -> float:
@@ -152,9 +162,9 @@ def _with_bends(nodes: list, edges: list, layer: dict) -> tuple[dict, list[list]
         columns[layer[node]].append(node)
     chains, links = {}, []
     for a, b in edges:
-        chain = [a, *(("bend", a, b, i) for i in range(layer[a] + 1, layer[b])), b]
-        for i, slot in enumerate(chain[1:-1], layer[a] + 1):
-            columns[i].append(slot)
+        chain = [a, *(Bend(a, b, i) for i in range(layer[a] + 1, layer[b])), b]
+        for slot in chain[1:-1]:
+            columns[slot.layer].append(slot)
         chains[a, b] = chain
         links += zip(chain, chain[1:], strict=False)
     return chains, columns, links
@@ -216,12 +226,17 @@ def _vertical(columns: list[list], links: list, heights: dict) -> dict:
             y[slot] -= (top - APART) / 2
     for sweep in range(30):
         for column in columns if sweep % 2 == 0 else reversed(columns):
-            wished = [
-                sum(y[n] for n in neighbours[slot]) / len(neighbours[slot]) if neighbours[slot] else y[slot]
-                for slot in column
-            ]
+            wished = [_wish(slot, neighbours[slot], y) for slot in column]
             y |= zip(column, _spread(wished, [heights[slot] for slot in column]), strict=True)
     return y
+
+
+def _wish(slot, neighbours: list, y: dict) -> float:
+    """Mean place of the neighbours; two bends pull strongly, so that a long edge is straight."""
+    if not neighbours:
+        return y[slot]
+    weights = [6 if isinstance(slot, Bend) and isinstance(n, Bend) else 1 for n in neighbours]
+    return sum(w * y[n] for w, n in zip(weights, neighbours, strict=True)) / sum(weights)
 
 
 def _spread(wished: list[float], heights: list[float]) -> list[float]:
@@ -267,10 +282,11 @@ def draw(spec: Spec, layout: Layout):
         "hovertemplate": "%{hovertext}<extra></extra>",
         "textfont": {"color": colours["node_text"], "size": 14},
     }
-    top = 48 if spec.title else 14
+    title = wrapped(spec.title)
+    top = 14 + 20 * len(title) + (10 if title else 0)
     fig = new_figure(
         [trace], shapes=shapes, showlegend=False, height=max(round(layout.height), 40) + top + 14,
-        margin={"l": 8, "r": 8, "t": top, "b": 14}, title={"text": spec.title},
+        margin={"l": 8, "r": 8, "t": top, "b": 14}, title={"text": "<br>".join(title)},
     )  # fmt: skip
     # Boxes are in pixels and their places stretch with the page; a small graph is not torn apart on a wide one.
     layers = max(len({x for x, _ in layout.centre.values()}), 1)
@@ -282,28 +298,29 @@ def draw(spec: Spec, layout: Layout):
         xaxis=hidden | {"range": [middle - span / 2, middle + span / 2]},
         yaxis=hidden | {"range": [-max(layout.height, 40), 0]},
     )
-    if layout.width > NARROW:
+    if layout.width > style.NARROW:
         fig.update_layout(meta={"min_width": round(layout.width) + 16})
     fig._groundup_graph = spec
     return fig
 
 
 def _edge(layout: Layout, edge: tuple) -> str:
-    """Path in data coordinates: level through each layer, a curve between layers."""
+    """Path in data coordinates: from the source's middle, under its box, to the target's middle, with curves between.
+
+    On a wide page a box covers less of its layer's width, so the curve starts and ends a little inside that width.
+    """
     a, b = edge
     stops = [(layout.centre[a], layout.column[a]), *layout.bends[edge], (layout.centre[b], layout.column[b])]
     (x, y), width = stops[0]
-    path = [f"M{x:.0f},{-y:.0f}L{x + width / 2:.0f},{-y:.0f}"]
-    here, level = x + width / 2, y
+    here, level = x + 0.35 * width, y
+    path = f"M{x:.0f},{-y:.0f}H{here:.0f}"
     for (x, y), width in stops[1:]:
-        arrive = x - width / 2 - 8
+        arrive = x - 0.35 * width - 10
         middle = (here + arrive) / 2
-        path.append(f"C{middle:.0f},{-level:.0f} {middle:.0f},{-y:.0f} {arrive:.0f},{-y:.0f}")
-        here, level = x + width / 2, y
-        path.append(f"L{here:.0f},{-y:.0f}")
-    # The last level piece ends under the target's box.
-    path[-1] = f"L{stops[-1][0][0]:.0f},{-level:.0f}"
-    return "".join(path)
+        path += f"C{middle:.0f},{-level:.0f} {middle:.0f},{-y:.0f} {arrive:.0f},{-y:.0f}"
+        here, level = x + 0.35 * width, y
+        path += f"H{here if (x, y) != layout.centre[b] else x:.0f}"
+    return path
 
 
 def _node_shapes(spec: Spec, layout: Layout, node, sources: set, targets: set) -> list[dict]:
@@ -312,7 +329,7 @@ def _node_shapes(spec: Spec, layout: Layout, node, sources: set, targets: set) -
     kind = spec.kinds.get(node) or ("input" if node not in targets else "op" if node in sources else "output")
     colour = style.COLOURS["node_marked" if marked else KINDS[kind]]
     at = {"type": "path", "xsizemode": "pixel", "ysizemode": "pixel", "xanchor": x, "yanchor": -y, "layer": "below"}
-    radius = h / 2 if kind == "op" else 7
+    radius = min(h / 2, 18) if kind == "op" else 7
     shapes = [at | {"path": _rounded(w, h, radius), "fillcolor": colour, "line": {"width": 0}}]
     if marked:
         ring = _rounded(w + 8, h + 8, radius + 4)

@@ -1,16 +1,19 @@
 """Arrays drawn as grids of numbered cells."""
 
+import html
 import math
+import textwrap
 
 from groundup.show import style
 from groundup.show._data import to_numpy
-from groundup.show.charts import new_figure
+from groundup.show.charts import new_figure, wrapped
 
 MOST = 12  # rows or columns of one grid; a longer axis is cut in its middle
-ACROSS = 14  # cells side by side before the next array starts a new line
-GAP = 1  # cells between two arrays
-ROW = 30  # pixels
-TITLE = 26  # pixels above a grid
+# Pixels. Widths are those of a page as wide as the figure needs; a wider page stretches them.
+LINE, LEAST = 540, 440  # most in one line of grids; least width of a figure
+ROW, GAP, SLICE = 30, 22, 8  # height of a row, distance of two grids, distance of two slices
+FONT, LETTER = 12, 7.3  # size of a cell's text, width of one of its letters
+NAME = 18  # height of a line of a grid's name
 
 
 def arrays(named: dict, *, title="", highlight=None):
@@ -24,40 +27,40 @@ def arrays(named: dict, *, title="", highlight=None):
         ValueError: more than 3 axes, or a highlight that fits no array.
     """
     highlight = dict(highlight or {})
-    unknown = [name for name in highlight if name not in named]
-    if unknown:
-        raise ValueError(f"highlight names {unknown[0]!r}, but the arrays are {', '.join(map(repr, named))}")
-    grids = [_Grid(str(name), to_numpy(array), highlight.get(name)) for name, array in named.items()]
-    return _draw(grids, title)
+    for name in highlight:
+        if name not in named:
+            raise ValueError(f"highlight names {name!r}, but the arrays are {', '.join(map(repr, named))}")
+    return _draw([_Grid(str(name), to_numpy(array), highlight.get(name)) for name, array in named.items()], title)
 
 
 class _Grid:
-    """One array's cells with positions inside its own box: `columns` cells wide, `height` pixels high."""
+    """One array's cells, measured from the top left corner of its first row."""
 
     def __init__(self, name: str, array, highlight):
         if array.ndim > 3:
             raise ValueError(f"{name!r} has {array.ndim} axes; arrays can draw at most 3")
-        self.name = name
         marked = _marked(name, array.shape, highlight)
-        slices = array.reshape((1,) * (3 - array.ndim) + array.shape)
-        depth, rows, columns = (_shown(size) for size in slices.shape)
-        self.columns = max(1, len(columns))
-        self.cells: list[tuple[float, float, str, str, bool]] = []  # x (cells), y (pixels), text, hover, marked
+        depth, rows, columns = (_shown(size) for size in (1,) * (3 - array.ndim) + array.shape)
+        self.cells: list[tuple[int, float, str, str, bool]] = []  # column, top, text, hover text, marked
         top = 0.0
-        for d in depth:
+        for d in depth if array.size else []:
             for r in rows if d is not None else [None]:
                 for x, c in enumerate(columns):
                     index = (d, r, c)[3 - array.ndim :]
-                    if None in index:
+                    if None in (d, r, c):
                         self.cells.append((x, top, "…", "", False))
                         continue
-                    text = _number(array[index])
                     where = f"{name}[{', '.join(map(str, index))}]" if index else name
-                    self.cells.append((x, top, text, f"{where} = {_number(array[index], 5)}", index in marked))
+                    hover = f"{where} = {_number(array[index], 5)}"
+                    self.cells.append((x, top, _number(array[index]), html.escape(hover, quote=False), index in marked))
                 top += ROW
-            top += 8
-        self.height = TITLE + max(ROW, top - 8)
-        self.empty = array.size == 0
+            top += SLICE
+        longest = max((len(text) for _, _, text, _, _ in self.cells), default=0)
+        self.cell = max(30.0, longest * LETTER + 10)
+        wide = max(self.cell * len(columns) if self.cells else 0, 96)
+        self.name = textwrap.wrap(name, max(12, int(wide / 7.6)))
+        self.width = max(wide, 7.6 * max(map(len, self.name), default=0))
+        self.height = max(ROW, top - SLICE)
 
 
 def _shown(size: int) -> list[int | None]:
@@ -72,95 +75,97 @@ def _marked(name: str, shape: tuple[int, ...], highlight) -> set[tuple[int, ...]
 
     if highlight is None:
         return set()
-    mask = to_numpy(highlight) if not isinstance(highlight, (set, frozenset)) else None
+    # A list of indices is not an array of cells; only a bool array is.
+    mask = to_numpy(highlight) if hasattr(highlight, "dtype") else None
     if mask is not None and mask.dtype == bool:
         if mask.shape != shape:
             raise ValueError(f"the highlight of {name!r} has shape {mask.shape}, the array {shape}")
         return {tuple(map(int, index)) for index in np.argwhere(mask)}
     marked = set()
     for given in highlight:
-        index = tuple(given) if isinstance(given, (tuple, list)) else (given,)
+        index = tuple(int(i) for i in (given if hasattr(given, "__iter__") else (given,)))
         if len(index) != len(shape) or not all(-n <= i < n for i, n in zip(index, shape, strict=True)):
             raise ValueError(f"the highlight {given!r} is no cell of {name!r}, whose shape is {shape}")
-        marked.add(tuple(int(i) % n for i, n in zip(index, shape, strict=True)))
+        marked.add(tuple(i % n for i, n in zip(index, shape, strict=True)))
     return marked
 
 
 def _number(value, digits: int = 3) -> str:
     """A cell's text: short, with a real minus sign."""
     value = value.item() if hasattr(value, "item") else value
-    if isinstance(value, bool):
-        return str(value)
     if isinstance(value, float):
-        if math.isnan(value):
-            return "nan"
-        text = f"{value:.{digits}g}" if math.isfinite(value) else ("∞" if value > 0 else "-∞")
+        if not math.isfinite(value):
+            return "nan" if math.isnan(value) else "∞" if value > 0 else "−∞"
+        text = f"{value:.{digits}g}"
         return text.replace("e+0", "e").replace("e-0", "e-").replace("e+", "e").replace("-", "−")
-    return str(value).replace("-", "−") if isinstance(value, int) else str(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return (str(value) if abs(value) < 10**6 or digits > 3 else f"{value:.2e}".replace("e+0", "e")).replace("-", "−")
+    text = str(value)
+    return text if len(text) <= 8 or digits > 3 else text[:7] + "…"
 
 
 def _draw(grids: list[_Grid], title: str):
-    placed, across, down = _flow(grids)
-    xs, ys, texts, hovers, marks, annotations, shapes = [], [], [], [], [], [], []
-    for grid, left, top in placed:
-        annotations.append(
-            {
-                "x": left, "y": -top, "text": f"<b>{grid.name}</b>", "showarrow": False,
-                "xanchor": "left", "yanchor": "top", "align": "left",
-            }
-        )  # fmt: skip
-        if grid.empty:
+    placed, width, height = _flow(grids)
+    texts, boxes, annotations = [], {False: [], True: []}, []
+    for grid, left, top, names in placed:
+        for text, down, colour in [("<br>".join(f"<b>{html.escape(n, quote=False)}</b>" for n in grid.name), 0, "text")] + (
+            [] if grid.cells else [("no cells", names, "muted")]
+        ):
             annotations.append(
                 {
-                    "x": left, "y": -top - TITLE, "text": "no cells", "showarrow": False,
-                    "xanchor": "left", "yanchor": "top", "font": {"color": style.COLOURS["muted"]},
+                    "x": left, "y": -(top + down), "text": text, "font": {"color": style.COLOURS[colour]},
+                    "showarrow": False, "xanchor": "left", "yanchor": "top", "align": "left", "borderpad": 0,
                 }
             )  # fmt: skip
-        for x, y, text, hover, marked in grid.cells:
-            xs.append(left + x + 0.5)
-            ys.append(-(top + TITLE + y + ROW / 2))
-            texts.append(f"<b>{text}</b>" if marked else text)
-            hovers.append(hover)
-            marks.append(marked)
-    for marked, colour in ((False, "cell"), (True, "marked")):
-        boxes = [
-            f"M{x - 0.47:g},{y - 13:g}H{x + 0.47:g}V{y + 13:g}H{x - 0.47:g}Z"
-            for x, y, text, mark in zip(xs, ys, texts, marks, strict=True)
-            if mark == marked and text != "…"
-        ]
-        if boxes:
-            line = {"color": style.COLOURS["orange"], "width": 1.5} if marked else {"width": 0}
-            shapes.append(
-                {"type": "path", "path": "".join(boxes), "fillcolor": style.COLOURS[colour], "line": line, "layer": "below"}
-            )
-    longest = max((len(text.replace("<b>", "").replace("</b>", "")) for text in texts), default=1)
+        for column, down, text, hover, marked in grid.cells:
+            x, y = left + column * grid.cell, -(top + names + down)
+            texts.append((x + grid.cell / 2, y - ROW / 2, f"<b>{text}</b>" if marked else text, hover))
+            if text != "…":
+                boxes[marked].append(f"M{x + 1:.0f},{y - 1:.0f}H{x + grid.cell - 1:.0f}V{y - ROW + 1:.0f}H{x + 1:.0f}Z")
+    outline = {False: {"width": 0}, True: {"color": style.COLOURS["orange"], "width": 1.5}}
+    shapes = [
+        {
+            "type": "path", "path": "".join(paths), "line": outline[marked], "layer": "below",
+            "fillcolor": style.COLOURS["marked" if marked else "cell"],
+        }
+        for marked, paths in boxes.items() if paths
+    ]  # fmt: skip
+    xs, ys, words, hovers = (list(part) for part in zip(*texts, strict=True)) if texts else ([], [], [], [])
     trace = {
-        "type": "scatter", "mode": "text", "x": xs, "y": ys, "text": texts, "hovertext": hovers,
-        "hovertemplate": "%{hovertext}<extra></extra>",
-        "textfont": {"family": style.MONO, "size": 13 if longest <= 4 else 12 if longest <= 6 else 10},
+        "type": "scatter", "mode": "text", "x": xs, "y": ys, "text": words, "hovertext": hovers,
+        "hovertemplate": "%{hovertext}<extra></extra>", "textfont": {"family": style.MONO, "size": FONT},
     }  # fmt: skip
-    top = 40 if title else 10
+    lines = wrapped(title)
+    above = 12 + 20 * len(lines) + (8 if lines else 0)
     fig = new_figure(
-        [trace], annotations=annotations, shapes=shapes, showlegend=False, height=down + top + 10,
-        margin={"l": 8, "r": 8, "t": top, "b": 10},
+        [trace], annotations=annotations, shapes=shapes, showlegend=False, height=math.ceil(height) + above + 10,
+        margin={"l": 8, "r": 8, "t": above, "b": 10}, title={"text": "<br>".join(lines)},
     )  # fmt: skip
     hidden = {"visible": False, "fixedrange": True}
     fig.update_layout(
-        xaxis=hidden | {"range": [0, max(across, ACROSS)]}, yaxis=hidden | {"range": [-down, 0]}, title={"text": title}
+        xaxis=hidden | {"range": [0, max(round(width), LEAST)]}, yaxis=hidden | {"range": [-math.ceil(height), 0]}
     )
+    # Cells have room to spare: down to four fifths of their width the numbers still fit.
+    narrowest = round(0.8 * width) + 16
+    if narrowest > style.NARROW:
+        fig.update_layout(meta={"min_width": narrowest})
     return fig
 
 
-def _flow(grids: list[_Grid]) -> tuple[list[tuple[_Grid, float, float]], float, float]:
-    """Place grids from left to right in lines of at most ACROSS cells: (grid, left, top)s, width, height."""
-    placed, left, top, tallest, widest = [], 0.0, 0.0, 0.0, 0.0
+def _flow(grids: list[_Grid]) -> tuple[list[tuple[_Grid, float, float, int]], float, float]:
+    """Place grids in lines: (grid, left, top, height of the line's names)s, and the whole width and height."""
+    lines: list[list[_Grid]] = []
     for grid in grids:
-        # A title needs room too: about 2.2 letters a cell when the page is wide.
-        width = max(grid.columns, math.ceil(len(grid.name) / 5.5))
-        if left and left + width > ACROSS:
-            left, top, tallest = 0.0, top + tallest + 14, 0.0
-        placed.append((grid, left, top))
-        tallest = max(tallest, grid.height)
-        widest = max(widest, left + width)
-        left += width + GAP
-    return placed, widest, max(top + tallest, ROW)
+        if lines and sum(g.width + GAP for g in lines[-1]) + grid.width <= LINE:
+            lines[-1].append(grid)
+        else:
+            lines.append([grid])
+    placed, top, widest = [], 0.0, 0.0
+    for line in lines:
+        names, left = NAME * max(len(grid.name) for grid in line) + 6, 0.0
+        for grid in line:
+            placed.append((grid, left, top, names))
+            left += grid.width + GAP
+        widest = max(widest, left - GAP)
+        top += names + max(grid.height for grid in line) + 16
+    return placed, widest, max(top - 16, ROW)

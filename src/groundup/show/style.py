@@ -73,6 +73,7 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, s
 MONO = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 SIZE = {"text": 13, "title": 15, "small": 12}
 HEIGHT = 340
+NARROW = 344  # pixels of a phone: a figure that needs more says so in layout.meta.min_width, and the page scrolls it
 CLEAR = "rgba(0,0,0,0)"
 
 CONFIG = {"displayModeBar": False, "responsive": True, "scrollZoom": False, "doubleClick": False}
