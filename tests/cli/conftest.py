@@ -179,6 +179,8 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checks.mkdir()
     (checks / "__init__.py").touch()
     (checks / "small.py").write_text(CHECKS, encoding="utf-8")
+    # A plain `pip install` has no PyTorch; and without it a check starts a second sooner.
+    (source / "torch.py").write_text('raise ImportError("not in this test")')
     return source
 
 
