@@ -85,10 +85,9 @@ class Timing:
     all_seconds: tuple[float, ...]
 
     def __str__(self) -> str:
-        for unit, scale in (("s", 1), ("ms", 1e3), ("µs", 1e6)):
-            if self.median_seconds * scale >= 1:
-                break
-        return f"{self.median_seconds * scale:.3g} {unit} (median of {len(self.all_seconds)})"
+        seconds = self.median_seconds
+        unit, scale = ("s", 1) if seconds >= 1 else ("ms", 1e3) if seconds >= 1e-3 else ("µs", 1e6)
+        return f"{seconds * scale:.3g} {unit} (median of {len(self.all_seconds)})"
 
 
 def timed(fn: Callable[[], Any], *, repeat: int = 5, warmup: int = 1, device=None) -> Timing:

@@ -53,7 +53,9 @@ def to_numbers(values, name: str, ndim: int | None = None):
     if not np.issubdtype(array.dtype, np.integer) and not np.issubdtype(array.dtype, np.floating):
         raise ValueError(f"{name} must hold real numbers, not {array.dtype}")
     if ndim is not None and array.ndim != ndim:
-        raise ValueError(f"{name} must have {ndim} axis{'' if ndim == 1 else 'es'}, its shape is {array.shape}")
+        raise ValueError(
+            f"{name} must have {ndim} axis{'' if ndim == 1 else 'es'}, its shape is {array.shape}"
+        )
     return array
 
 
@@ -100,7 +102,9 @@ def check_size(figure: dict, remedy: str) -> None:
     """Raise ValueError when the figure would be stored with more than LIMIT bytes; `remedy` says what to do."""
     size = len(json.dumps(figure, ensure_ascii=False).encode())
     if size > LIMIT:
-        raise ValueError(f"this figure has {size / 1000:.0f} kB and the limit is {LIMIT // 1000} kB: {remedy}")
+        raise ValueError(
+            f"this figure has {size / 1000:.0f} kB and the limit is {LIMIT // 1000} kB: {remedy}"
+        )
 
 
 def thin(x: Sequence, y: Sequence, most: int = THIN) -> tuple[Sequence, Sequence]:

@@ -36,7 +36,9 @@ def show_bundle(bundle: dict[str, object]) -> None:
 
 def need_alt(alt: str) -> str:
     if not isinstance(alt, str) or not alt.strip():
-        raise ValueError("alt is empty: say in a sentence what the figure shows, for people who cannot see it")
+        raise ValueError(
+            "alt is empty: say in a sentence what the figure shows, for people who cannot see it"
+        )
     return " ".join(alt.split())
 
 
@@ -73,6 +75,11 @@ def html_of(stored: dict) -> str:
 
     body = {key: stored[key] for key in ("data", "layout", "frames") if key in stored}
     drawn = pio.to_html(
-        body, config=stored["config"], include_plotlyjs="cdn", full_html=False, auto_play=False, validate=False
+        body,
+        config=stored["config"],
+        include_plotlyjs="cdn",
+        full_html=False,
+        auto_play=False,
+        validate=False,
     )
     return f'<div role="img" aria-label="{html.escape(stored["layout"]["meta"]["alt"], quote=True)}">{drawn}</div>'

@@ -12,7 +12,9 @@ def new_figure(data: list[dict], **layout):
     """A plotly Figure in the course's style."""
     import plotly.graph_objects as go
 
-    return go.Figure(data=data, layout={"template": {"layout": style.layout()}, "height": style.HEIGHT} | layout)
+    return go.Figure(
+        data=data, layout={"template": {"layout": style.layout()}, "height": style.HEIGHT} | layout
+    )
 
 
 def lines(series: dict, *, x="", y="", title="", log_x=False, log_y=False):
@@ -30,7 +32,11 @@ def lines(series: dict, *, x="", y="", title="", log_x=False, log_y=False):
         xs, ys = thin(xs, ys)
         trace = _trace(index, name, xs, ys, x, y)
         trace["mode"] = "lines+markers" if len(ys) <= 24 else "lines"
-        trace["line"] = {"color": _colour(index), "width": 2.25, "dash": style.DASHES[index % len(style.DASHES)]}
+        trace["line"] = {
+            "color": _colour(index),
+            "width": 2.25,
+            "dash": style.DASHES[index % len(style.DASHES)],
+        }
         traces.append(trace)
     return _xy(traces, x, y, title, log_x, log_y)
 
@@ -53,7 +59,7 @@ def bars(values: dict, *, x="", y="", title=""):
         "x": [str(name) for name in values],
         "y": [None if number != number else number for number in map(float, numbers)],
         "marker": {"color": style.COLOURS["blue"]},
-        "texttemplate": "%{y:.4~g}",
+        "texttemplate": "%{y:.3~g}",
         "textposition": "outside",
         "cliponaxis": False,
         "hovertemplate": "%{x}: %{y:.5~g}<extra></extra>",
@@ -86,7 +92,21 @@ def heatmap(matrix, *, x="", y="", title="", text=None):
         "xgap": 1 if columns <= 64 else 0,
         "ygap": 1 if rows <= 64 else 0,
         "hoverongaps": False,
-        "colorbar": {"thickness": 10, "outlinewidth": 0, "len": 1, "tickfont": {"size": 11}},
+        "colorbar": {  # on top: beside square cells it would stand far away on a wide page
+            "orientation": "h",
+            "thickness": 8,
+            "len": 200,
+            "lenmode": "pixels",
+            "outlinewidth": 0,
+            "nticks": 5,
+            "x": 0,
+            "xanchor": "left",
+            "xpad": 0,
+            "y": 1,
+            "yanchor": "bottom",
+            "ypad": 6,
+            "tickfont": {"size": 11},
+        },
     }
     if signed:
         most = float(np.abs(finite).max())
@@ -97,26 +117,34 @@ def heatmap(matrix, *, x="", y="", title="", text=None):
         trace["text"], trace["texttemplate"] = _texts(text, array.shape), "%{text}"
     across_title = x if isinstance(x, str) else ""
     down_title = y if isinstance(y, str) else ""
-    row, column = ("row %{y}" if isinstance(y, str) else "%{y}"), ("column %{x}" if isinstance(x, str) else "%{x}")
+    row, column = (
+        ("row %{y}" if isinstance(y, str) else "%{y}"),
+        ("column %{x}" if isinstance(x, str) else "%{x}"),
+    )
     trace["hovertemplate"] = f"{row}, {column}: %{{z:.5~g}}<extra></extra>"
     fig = new_figure([trace])
     shared = {"showgrid": False, "showline": False, "ticks": ""}
     fig.update_xaxes(**shared, title={"text": across_title}, **_ticks(x, columns, "x"))
     fig.update_yaxes(**shared, title={"text": down_title}, autorange="reversed", **_ticks(y, rows, "y"))
     if rows and columns and 1 / 3 <= rows / columns <= 3:
-        fig.update_xaxes(constrain="domain")
-        fig.update_yaxes(scaleanchor="x", constrain="domain")
-        fig.update_layout(height=400 if rows > 4 else 300)
+        fig.update_xaxes(constrain="domain", constraintoward="left")
+        fig.update_yaxes(scaleanchor="x", constrain="domain", constraintoward="top")
+        fig.update_layout(height=430 if rows > 4 else 330)
     else:
-        fig.update_layout(height=min(480, max(200, 110 + 26 * rows)))
-    return _titled(fig, title)
+        fig.update_layout(height=min(510, max(230, 140 + 26 * rows)))
+    _titled(fig, title)
+    return fig.update_layout(margin={"t": fig.layout.margin.t + 30})  # the colour bar
 
 
 def _curve(name, values):
     """(x, y) of one series as 1-D arrays."""
     import numpy as np
 
-    if isinstance(values, tuple) and len(values) == 2 and all(hasattr(part, "__len__") or hasattr(part, "__iter__") for part in values):
+    if (
+        isinstance(values, tuple)
+        and len(values) == 2
+        and all(hasattr(part, "__len__") or hasattr(part, "__iter__") for part in values)
+    ):
         xs, ys = to_numpy(values[0]), to_numbers(values[1], f"the y values of {name!r}", 1)
         if xs.ndim != 1 or len(xs) != len(ys):
             raise ValueError(f"the x values of {name!r} have shape {xs.shape}, its y values {ys.shape}")
@@ -153,9 +181,23 @@ def _log(values: list[list]) -> dict:
 def _titled(fig, title: str):
     lines_of_title = wrapped(title)
     if lines_of_title:
-        legend = 22 if fig.layout.showlegend else 0
-        fig.update_layout(title={"text": "<br>".join(lines_of_title)}, margin={"t": 22 + 19 * len(lines_of_title) + legend})
+        fig.update_layout(title=title_of(lines_of_title))
+    names = [trace.name for trace in fig.data] if fig.layout.showlegend else []
+    fig.update_layout(margin={"t": 16 + 20 * len(lines_of_title) + 21 * _legend_rows(names)})
     return fig
+
+
+def _legend_rows(names: list[str]) -> int:
+    """Rows that the legend needs on a phone, where it would else grow into the title."""
+    if not names:
+        return 0
+    columns = max(1, 276 // (50 + 7 * max(map(len, names))))
+    return 1 if sum(50 + 7 * len(name) for name in names) <= 276 else math.ceil(len(names) / columns)
+
+
+def title_of(lines_of_title: list[str]) -> dict:
+    """plotly lifts a title of several lines by half of what they add: push it down again."""
+    return {"text": "<br>".join(lines_of_title), "pad": {"l": 8, "t": 8 + 10 * (len(lines_of_title) - 1)}}
 
 
 def wrapped(title: str, most: int = 46) -> list[str]:

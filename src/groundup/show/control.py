@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Sequence
 
+from groundup.show import style
 from groundup.show._data import as_json, check_size
 from groundup.show._emit import bundle_of, figure_json, in_colab, in_kernel, need_alt, on_page, show_bundle
 from groundup.show.graphs import alike
 
+SLIDER = 89  # pixels that plotly gives to a slider below a figure
 REMEDY = "use fewer values, or plot fewer points in each"
 
 
@@ -41,16 +43,20 @@ def frames_json(make: Callable, values: list, *, label: str, active: int, alt: s
     figures = [as_json(fig) for fig in alike([make(value) for value in values])]
     for figure in figures:
         figure.setdefault("layout", {}).pop("template", None)
-    height = max(figure["layout"].get("height") or 0 for figure in figures)
+    hidden = all(figure["layout"].get("xaxis", {}).get("visible") is False for figure in figures)
+    height = max(figure["layout"].get("height") or style.HEIGHT for figure in figures) + SLIDER
     for figure in figures:
-        if height:
-            figure["layout"]["height"] = height
+        figure["layout"]["height"] = height
     _share_ranges(figures)
     figures = _complete(figures)
     names = [_name(value) for value in values]
     base = figures[active]
-    meta = (base["layout"].get("meta") or {}) | {"control": {"label": label, "values": names}}
-    stored = {"data": base["data"], "layout": base["layout"] | {"meta": meta, "sliders": [_plotly_slider(names, label, active)]}}
+    slider = _plotly_slider(names, label, active, under=14 if hidden else 50)
+    # A page that puts its own control in the slider's place takes `height` off the figure's.
+    meta = (base["layout"].get("meta") or {}) | {
+        "control": {"label": label, "values": names, "height": SLIDER}
+    }
+    stored = {"data": base["data"], "layout": base["layout"] | {"meta": meta, "sliders": [slider]}}
     stored = figure_json(stored, alt, REMEDY)
     stored["frames"] = [
         {
@@ -64,18 +70,30 @@ def frames_json(make: Callable, values: list, *, label: str, active: int, alt: s
     return stored
 
 
+def without_slider(stored: dict, i: int) -> dict:
+    """Frame `i` of a stored figure as a figure of its own, for a page with a slider of its own."""
+    frame = stored["frames"][i]
+    layout = stored["layout"] | frame["layout"]
+    del layout["sliders"]
+    layout["height"] -= SLIDER
+    return {"data": frame["data"], "layout": layout, "config": stored["config"]}
+
+
 def _name(value) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _plotly_slider(names: list[str], label: str, active: int) -> dict:
+def _plotly_slider(names: list[str], label: str, active: int, under: int) -> dict:
     how = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
     steps = [{"label": name, "method": "animate", "args": [[str(i)], how]} for i, name in enumerate(names)]
     return {
         "active": active,
         "currentvalue": {"prefix": f"{label}: ", "xanchor": "left", "font": {"size": 14}},
-        "pad": {"t": 52, "b": 8},
-        "len": 1,
+        "pad": {"t": under, "b": 4},
+        "bgcolor": style.COLOURS["grid"],
+        "activebgcolor": style.COLOURS["blue"],
+        "bordercolor": style.COLOURS["axis"],
+        "tickcolor": style.COLOURS["axis"],
         "steps": steps,
     }
 
@@ -103,7 +121,9 @@ def _share_ranges(figures: list[dict]) -> None:
 
 
 def _span(traces: list[dict], axis: str) -> list[float] | None:
-    if not traces or any(trace.get("type") not in ("scatter", "bar") or trace.get(f"{axis}axis") for trace in traces):
+    if not traces or any(
+        trace.get("type") not in ("scatter", "bar") or trace.get(f"{axis}axis") for trace in traces
+    ):
         return None
     values = [value for trace in traces for value in trace.get(axis) or []]
     if any(isinstance(value, str) for value in values):
@@ -158,8 +178,7 @@ def _live(stored: dict, slider, active: int) -> None:
     from IPython.display import display
 
     def bundle(i: int) -> dict:
-        layout = {key: item for key, item in stored["layout"].items() if key != "sliders"} | stored["frames"][i]["layout"]
-        return bundle_of({"data": stored["frames"][i]["data"], "layout": layout, "config": stored["config"]})
+        return bundle_of(without_slider(stored, i))
 
     display(slider)
     shown = display(bundle(active), raw=True, display_id=True)

@@ -5,12 +5,13 @@ longest path, an edge over several layers gets a bend in each, order within laye
 """
 
 import html
+import itertools
 from collections import defaultdict
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
 from groundup.show import style
-from groundup.show.charts import new_figure, wrapped
+from groundup.show.charts import new_figure, title_of, wrapped
 
 WIDE = 690  # pixels inside a figure on a page
 GAP = 30  # least pixels between two layers
@@ -70,7 +71,14 @@ def graph(
     Raises:
         ValueError: an edge, note, highlight or kind that names no node, an unknown kind, or a cycle.
     """
-    spec = Spec(dict(nodes), list(dict.fromkeys(map(tuple, edges))), title, set(highlight), dict(notes or {}), dict(kinds or {}))
+    spec = Spec(
+        dict(nodes),
+        list(dict.fromkeys(map(tuple, edges))),
+        title,
+        set(highlight),
+        dict(notes or {}),
+        dict(kinds or {}),
+    )
     _check(spec)
     return draw(spec, lay_out([spec]))
 
@@ -116,14 +124,18 @@ def lay_out(specs: list[Spec]) -> Layout:
     centre = {node: (x[node], y[node] - low) for node in size}
     column = {slot: width for slots, width in zip(columns, widths, strict=True) for slot in slots}
     bends = {
-        edge: [((x[slot], y[slot] - low), column[slot]) for slot in chain[1:-1]] for edge, chain in chains.items()
+        edge: [((x[slot], y[slot] - low), column[slot]) for slot in chain[1:-1]]
+        for edge, chain in chains.items()
     }
     return Layout(centre, size, bends, column, total, high - low)
 
 
 def _text_width(text: str, size: float) -> float:
     """Pixels that a line of text takes, on the generous side."""
-    units = sum(0.32 if c in "iljtf.,:;'|!()[] " else 0.92 if c in "mwMW@%" else 0.7 if c.isupper() else 0.6 for c in text)
+    units = sum(
+        0.32 if c in "iljtf.,:;'|!()[] " else 0.92 if c in "mwMW@%" else 0.7 if c.isupper() else 0.6
+        for c in text
+    )
     return units * size
 
 
@@ -151,7 +163,9 @@ def _layers(nodes: list, edges: list) -> dict:
                 ready.append(following)
     if len(ready) < len(nodes):
         stuck = next(node for node in nodes if waiting[node])
-        raise ValueError(f"the graph has a cycle through or before {stuck!r}: a computation cannot depend on itself")
+        raise ValueError(
+            f"the graph has a cycle through or before {stuck!r}: a computation cannot depend on itself"
+        )
     return layer
 
 
@@ -166,7 +180,7 @@ def _with_bends(nodes: list, edges: list, layer: dict) -> tuple[dict, list[list]
         for slot in chain[1:-1]:
             columns[slot.layer].append(slot)
         chains[a, b] = chain
-        links += zip(chain, chain[1:], strict=False)
+        links += itertools.pairwise(chain)
     return chains, columns, links
 
 
@@ -187,7 +201,9 @@ def _ordered(columns: list[list], links: list) -> list[list]:
             here = {slot: j for j, slot in enumerate(columns[i])}
             columns[i].sort(
                 key=lambda slot, place=place, here=here: (
-                    sum(place[n] for n in neighbours[slot]) / len(neighbours[slot]) if neighbours[slot] else here[slot],
+                    sum(place[n] for n in neighbours[slot]) / len(neighbours[slot])
+                    if neighbours[slot]
+                    else here[slot],
                     here[slot],
                 )
             )
@@ -286,7 +302,7 @@ def draw(spec: Spec, layout: Layout):
     top = 14 + 20 * len(title) + (10 if title else 0)
     fig = new_figure(
         [trace], shapes=shapes, showlegend=False, height=max(round(layout.height), 40) + top + 14,
-        margin={"l": 8, "r": 8, "t": top, "b": 14}, title={"text": "<br>".join(title)},
+        margin={"l": 8, "r": 8, "t": top, "b": 14}, title=title_of(title),
     )  # fmt: skip
     # Boxes are in pixels and their places stretch with the page; a small graph is not torn apart on a wide one.
     layers = max(len({x for x, _ in layout.centre.values()}), 1)
@@ -328,12 +344,22 @@ def _node_shapes(spec: Spec, layout: Layout, node, sources: set, targets: set) -
     marked = node in spec.highlight
     kind = spec.kinds.get(node) or ("input" if node not in targets else "op" if node in sources else "output")
     colour = style.COLOURS["node_marked" if marked else KINDS[kind]]
-    at = {"type": "path", "xsizemode": "pixel", "ysizemode": "pixel", "xanchor": x, "yanchor": -y, "layer": "below"}
+    at = {
+        "type": "path",
+        "xsizemode": "pixel",
+        "ysizemode": "pixel",
+        "xanchor": x,
+        "yanchor": -y,
+        "layer": "below",
+    }
     radius = min(h / 2, 18) if kind == "op" else 7
     shapes = [at | {"path": _rounded(w, h, radius), "fillcolor": colour, "line": {"width": 0}}]
     if marked:
         ring = _rounded(w + 8, h + 8, radius + 4)
-        shapes.append(at | {"path": ring, "fillcolor": style.CLEAR, "line": {"color": style.COLOURS["orange"], "width": 2}})
+        shapes.append(
+            at
+            | {"path": ring, "fillcolor": style.CLEAR, "line": {"color": style.COLOURS["orange"], "width": 2}}
+        )
     if node in targets:
         strong = marked and any(b == node and a in spec.highlight for a, b in spec.edges)
         tip = -w / 2 - (5 if marked else 0)
@@ -359,7 +385,9 @@ def _rounded(width: float, height: float, radius: float) -> str:
 def _label(label: str, note: str) -> str:
     first = "<br>".join(f"<b>{html.escape(line, quote=False)}</b>" for line in label.split("\n"))
     small = "".join(
-        f'<br><span style="font-size:11px">{html.escape(line, quote=False)}</span>' for line in note.split("\n") if line
+        f'<br><span style="font-size:11px">{html.escape(line, quote=False)}</span>'
+        for line in note.split("\n")
+        if line
     )
     return first + small
 

@@ -2,11 +2,12 @@
 
 import html
 import math
+import re
 import textwrap
 
 from groundup.show import style
 from groundup.show._data import to_numpy
-from groundup.show.charts import new_figure, wrapped
+from groundup.show.charts import new_figure, title_of, wrapped
 
 MOST = 12  # rows or columns of one grid; a longer axis is cut in its middle
 # Pixels. Widths are those of a page as wide as the figure needs; a wider page stretches them.
@@ -30,7 +31,9 @@ def arrays(named: dict, *, title="", highlight=None):
     for name in highlight:
         if name not in named:
             raise ValueError(f"highlight names {name!r}, but the arrays are {', '.join(map(repr, named))}")
-    return _draw([_Grid(str(name), to_numpy(array), highlight.get(name)) for name, array in named.items()], title)
+    return _draw(
+        [_Grid(str(name), to_numpy(array), highlight.get(name)) for name, array in named.items()], title
+    )
 
 
 class _Grid:
@@ -52,13 +55,19 @@ class _Grid:
                         continue
                     where = f"{name}[{', '.join(map(str, index))}]" if index else name
                     hover = f"{where} = {_number(array[index], 5)}"
-                    self.cells.append((x, top, _number(array[index]), html.escape(hover, quote=False), index in marked))
+                    self.cells.append(
+                        (x, top, _number(array[index]), html.escape(hover, quote=False), index in marked)
+                    )
                 top += ROW
             top += SLICE
         longest = max((len(text) for _, _, text, _, _ in self.cells), default=0)
         self.cell = max(30.0, longest * LETTER + 10)
         wide = max(self.cell * len(columns) if self.cells else 0, 96)
-        self.name = textwrap.wrap(name, max(12, int(wide / 7.6)))
+        # A shape or a tuple of strides stays in one piece.
+        whole = re.sub(r"\([^()]*\)", lambda part: part[0].replace(" ", "\u00a0"), name)
+        self.name = textwrap.wrap(
+            whole, max(12, int(wide / 7.6)), break_long_words=False, break_on_hyphens=False
+        )
         self.width = max(wide, 7.6 * max(map(len, self.name), default=0))
         self.height = max(ROW, top - SLICE)
 
@@ -99,7 +108,9 @@ def _number(value, digits: int = 3) -> str:
         text = f"{value:.{digits}g}"
         return text.replace("e+0", "e").replace("e-0", "e-").replace("e+", "e").replace("-", "−")
     if isinstance(value, int) and not isinstance(value, bool):
-        return (str(value) if abs(value) < 10**6 or digits > 3 else f"{value:.2e}".replace("e+0", "e")).replace("-", "−")
+        return (
+            str(value) if abs(value) < 10**6 or digits > 3 else f"{value:.2e}".replace("e+0", "e")
+        ).replace("-", "−")
     text = str(value)
     return text if len(text) <= 8 or digits > 3 else text[:7] + "…"
 
@@ -108,9 +119,9 @@ def _draw(grids: list[_Grid], title: str):
     placed, width, height = _flow(grids)
     texts, boxes, annotations = [], {False: [], True: []}, []
     for grid, left, top, names in placed:
-        for text, down, colour in [("<br>".join(f"<b>{html.escape(n, quote=False)}</b>" for n in grid.name), 0, "text")] + (
-            [] if grid.cells else [("no cells", names, "muted")]
-        ):
+        for text, down, colour in [
+            ("<br>".join(f"<b>{html.escape(n, quote=False)}</b>" for n in grid.name), 0, "text")
+        ] + ([] if grid.cells else [("no cells", names, "muted")]):
             annotations.append(
                 {
                     "x": left, "y": -(top + down), "text": text, "font": {"color": style.COLOURS[colour]},
@@ -121,7 +132,9 @@ def _draw(grids: list[_Grid], title: str):
             x, y = left + column * grid.cell, -(top + names + down)
             texts.append((x + grid.cell / 2, y - ROW / 2, f"<b>{text}</b>" if marked else text, hover))
             if text != "…":
-                boxes[marked].append(f"M{x + 1:.0f},{y - 1:.0f}H{x + grid.cell - 1:.0f}V{y - ROW + 1:.0f}H{x + 1:.0f}Z")
+                boxes[marked].append(
+                    f"M{x + 1:.0f},{y - 1:.0f}H{x + grid.cell - 1:.0f}V{y - ROW + 1:.0f}H{x + 1:.0f}Z"
+                )
     outline = {False: {"width": 0}, True: {"color": style.COLOURS["orange"], "width": 1.5}}
     shapes = [
         {
@@ -139,14 +152,15 @@ def _draw(grids: list[_Grid], title: str):
     above = 12 + 20 * len(lines) + (8 if lines else 0)
     fig = new_figure(
         [trace], annotations=annotations, shapes=shapes, showlegend=False, height=math.ceil(height) + above + 10,
-        margin={"l": 8, "r": 8, "t": above, "b": 10}, title={"text": "<br>".join(lines)},
+        margin={"l": 8, "r": 8, "t": above, "b": 10}, title=title_of(lines),
     )  # fmt: skip
     hidden = {"visible": False, "fixedrange": True}
     fig.update_layout(
-        xaxis=hidden | {"range": [0, max(round(width), LEAST)]}, yaxis=hidden | {"range": [-math.ceil(height), 0]}
+        xaxis=hidden | {"range": [0, max(round(width), LEAST)]},
+        yaxis=hidden | {"range": [-math.ceil(height), 0]},
     )
-    # Cells have room to spare: down to four fifths of their width the numbers still fit.
-    narrowest = round(0.8 * width) + 16
+    # Cells have room to spare: down to nine tenths of their width the numbers still fit.
+    narrowest = round(0.9 * width) + 16
     if narrowest > style.NARROW:
         fig.update_layout(meta={"min_width": narrowest})
     return fig

@@ -54,7 +54,11 @@ class Training:
     def rate(self) -> str:
         seconds = max(time.monotonic() - self._started, 1e-9)
         per_second = self.step / seconds
-        return f"{per_second:.3g} steps/s" if per_second >= 1 or not self.step else f"{1 / per_second:.3g} s/step"
+        return (
+            f"{per_second:.3g} steps/s"
+            if per_second >= 1 or not self.step
+            else f"{1 / per_second:.3g} s/step"
+        )
 
     def __exit__(self, kind, error, trace) -> None:
         try:
@@ -98,7 +102,9 @@ class _Terminal:
         self.progress.start()
 
     def draw(self) -> None:
-        self.progress.update(self.task, completed=self.run.step, rate=self.run.rate(), latest=self.run.latest())
+        self.progress.update(
+            self.task, completed=self.run.step, rate=self.run.rate(), latest=self.run.latest()
+        )
         self.progress.refresh()
 
     def close(self, stopped: bool) -> None:
