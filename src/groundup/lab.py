@@ -111,7 +111,7 @@ def _start(folder: Path, port: int, token: str, log: Path) -> subprocess.Popen:
     with open(log, "wb") as output:
         return subprocess.Popen(
             [
-                *(sys.executable, "-m", "jupyterlab", "--no-browser", f"--ServerApp.ip={HOST}"),
+                *(sys.executable, "-P", "-m", "jupyterlab", "--no-browser", f"--ServerApp.ip={HOST}"),
                 *(f"--ServerApp.port={port}", "--ServerApp.port_retries=0", "--ServerApp.open_browser=False"),
                 f"--ServerApp.root_dir={folder}",
                 *(["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),

@@ -263,7 +263,7 @@ def _earlier(cells: list[Cell], failures: dict[int, str], name: str) -> str:
 def _events(plan: dict) -> Iterator[dict]:
     """What a worker reports about `plan`; at its end, if it does not finish, one event `died` with the step it was at."""
     worker = subprocess.Popen(
-        [sys.executable, "-m", "groundup._notebook_worker"],
+        [sys.executable, "-P", "-m", "groundup._notebook_worker"],  # -P: no module of the current folder
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
