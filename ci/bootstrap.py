@@ -160,7 +160,9 @@ def setup(test):
             ),
         ]
         if alone.exists() and has_requirements(alone):
-            steps.append(("files of the site", lambda step: pip(step, ["--no-deps", "-r", str(alone)])))
+            steps.append(
+                ("files of the site", lambda step: pip(step, [*constraints, "--no-deps", "-r", str(alone)]))
+            )
         for number, (what, do) in enumerate(steps, start=1):
             with Step(f"{number}/{len(steps)} {what}") as step:
                 do(step)
