@@ -1,7 +1,10 @@
 """Where a figure goes: a page, a live kernel, Colab, or a plain script."""
 
+import html
+import json
 import os
 import sys
+import uuid
 
 from groundup.show import style
 from groundup.show._data import as_json, check_size, plain
@@ -67,13 +70,37 @@ def bundle_of(stored: dict) -> dict[str, object]:
     return bundle
 
 
-def html_of(stored: dict) -> str:
-    """A stored figure as an HTML fragment that draws itself with plotly.js from its public address."""
-    import html
+# Moves a figure through its frames with the browser's own slider, which the keyboard can reach; plotly's cannot be.
+CONTROL = """
+const plot = document.getElementById("{plot_id}"), input = document.getElementById("{plot_id}-control");
+const values = %s, said = input.nextElementSibling;
+input.addEventListener("input", () => {
+  said.textContent = values[input.value];
+  input.setAttribute("aria-valuetext", values[input.value]);
+  Plotly.animate(plot, [input.value], {mode: "immediate", frame: {duration: 0, redraw: true}, transition: {duration: 0}});
+});
+"""
 
+
+def html_of(stored: dict) -> str:
+    """A stored figure as an HTML fragment that draws itself with plotly.js from its public address (for Colab)."""
     import plotly.io as pio
 
-    body = {key: stored[key] for key in ("data", "layout", "frames") if key in stored}
+    layout, alt = stored["layout"], html.escape(stored["layout"]["meta"]["alt"], quote=True)
+    name, frames, control, script = f"figure-{uuid.uuid4().hex[:12]}", stored.get("frames"), "", None
+    if frames:
+        said, active = layout["meta"]["control"], layout["sliders"][0]["active"]
+        low = {"height": layout["height"] - said["height"]}
+        layout = {key: item for key, item in layout.items() if key != "sliders"} | low
+        frames = [frame | {"layout": frame["layout"] | low} for frame in frames]
+        shown = html.escape(said["values"][active])
+        control = (
+            f'<label style="order:1;display:flex;gap:.6em;align-items:center;font:14px sans-serif;color:{style.COLOURS["text"]}">{html.escape(said["label"])}'
+            f'<input id="{name}-control" type="range" min="0" max="{len(frames) - 1}" step="1" value="{active}" '
+            f'aria-valuetext="{shown}" style="flex:1;max-width:30em"><output>{shown}</output></label>'
+        )
+        script = CONTROL % json.dumps(said["values"]).replace("</", "<\\/")
+    body = {"data": stored["data"], "layout": layout} | ({"frames": frames} if frames else {})
     drawn = pio.to_html(
         body,
         config=stored["config"],
@@ -81,5 +108,13 @@ def html_of(stored: dict) -> str:
         full_html=False,
         auto_play=False,
         validate=False,
+        div_id=name,
+        post_script=script,
+        default_height=f"{layout.get('height', style.HEIGHT)}px",
     )
-    return f'<div role="img" aria-label="{html.escape(stored["layout"]["meta"]["alt"], quote=True)}">{drawn}</div>'
+    least = layout["meta"].get("min_width", 0)
+    # The control comes first in the text, because plotly's script looks for it while the page is still being read.
+    return (
+        f'<div style="display:flex;flex-direction:column">{control}<div style="overflow-x:auto">'
+        f'<div role="img" aria-label="{alt}" style="min-width:{least}px">{drawn}</div></div></div>'
+    )

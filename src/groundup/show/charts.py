@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from groundup.show import style
 from groundup.show._data import thin, to_numbers, to_numpy
 
+IMAGE = 16  # rows and columns from which a heatmap is an image
+
 
 def new_figure(data: list[dict], **layout):
     """A plotly Figure in the course's style."""
@@ -74,7 +76,8 @@ def heatmap(matrix, *, x="", y="", title="", text=None):
 
     Colours run from the smallest to the largest value; when there are values on both sides of zero, from blue
     (negative) to orange (positive) with zero in the middle. `x` and `y` are the axes' titles, or a list with a
-    label for each column or row. `text=True` writes each value in its cell; a list of rows of strings writes those.
+    label for each column or row. Cells stretch with the page; those of a matrix of 16 × 16 or more are square, as in
+    an image. `text=True` writes each value in its cell; a list of rows of strings writes those.
 
     Raises:
         ValueError: the matrix is not 2-D, or labels or texts do not fit it.
@@ -89,24 +92,10 @@ def heatmap(matrix, *, x="", y="", title="", text=None):
         "type": "heatmap",
         "z": array.tolist(),
         "colorscale": style.DIVERGING if signed else style.SEQUENTIAL,
-        "xgap": 1 if columns <= 64 else 0,
-        "ygap": 1 if rows <= 64 else 0,
+        "xgap": 1 if columns < IMAGE or rows < IMAGE else 0,
+        "ygap": 1 if columns < IMAGE or rows < IMAGE else 0,
         "hoverongaps": False,
-        "colorbar": {  # on top: beside square cells it would stand far away on a wide page
-            "orientation": "h",
-            "thickness": 8,
-            "len": 200,
-            "lenmode": "pixels",
-            "outlinewidth": 0,
-            "nticks": 5,
-            "x": 0,
-            "xanchor": "left",
-            "xpad": 0,
-            "y": 1,
-            "yanchor": "bottom",
-            "ypad": 6,
-            "tickfont": {"size": 11},
-        },
+        "colorbar": {"thickness": 10, "outlinewidth": 0, "len": 1, "tickfont": {"size": 11}},
     }
     if signed:
         most = float(np.abs(finite).max())
@@ -126,14 +115,13 @@ def heatmap(matrix, *, x="", y="", title="", text=None):
     shared = {"showgrid": False, "showline": False, "ticks": ""}
     fig.update_xaxes(**shared, title={"text": across_title}, **_ticks(x, columns, "x"))
     fig.update_yaxes(**shared, title={"text": down_title}, autorange="reversed", **_ticks(y, rows, "y"))
-    if rows and columns and 1 / 3 <= rows / columns <= 3:
-        fig.update_xaxes(constrain="domain", constraintoward="left")
-        fig.update_yaxes(scaleanchor="x", constrain="domain", constraintoward="top")
-        fig.update_layout(height=430 if rows > 4 else 330)
+    if rows >= IMAGE and columns >= IMAGE and 1 / 3 <= rows / columns <= 3:
+        fig.update_xaxes(constrain="domain")
+        fig.update_yaxes(scaleanchor="x", constrain="domain")
+        fig.update_layout(height=400)
     else:
-        fig.update_layout(height=min(510, max(230, 140 + 26 * rows)))
-    _titled(fig, title)
-    return fig.update_layout(margin={"t": fig.layout.margin.t + 30})  # the colour bar
+        fig.update_layout(height=min(480, max(200, 110 + 30 * rows)))
+    return _titled(fig, title)
 
 
 def _curve(name, values):
@@ -183,7 +171,8 @@ def _titled(fig, title: str):
     if lines_of_title:
         fig.update_layout(title=title_of(lines_of_title))
     names = [trace.name for trace in fig.data] if fig.layout.showlegend else []
-    fig.update_layout(margin={"t": 16 + 20 * len(lines_of_title) + 21 * _legend_rows(names)})
+    rows = _legend_rows(names)
+    fig.update_layout(margin={"t": 16 + 20 * len(lines_of_title) + 21 * rows + (8 if rows > 1 else 0)})
     return fig
 
 
@@ -202,8 +191,10 @@ def title_of(lines_of_title: list[str]) -> dict:
 
 def wrapped(title: str, most: int = 46) -> list[str]:
     """A title in lines of about equal length that fit on a phone; plotly does not wrap."""
-    count = math.ceil(len(title) / most)
-    return textwrap.wrap(title, math.ceil(len(title) / count) + 4, break_long_words=False) if title else []
+    if not title:
+        return []
+    each = math.ceil(len(title) / math.ceil(len(title) / most)) + 4
+    return textwrap.wrap(title, each, break_long_words=False, break_on_hyphens=False)
 
 
 def _colour(index: int) -> str:

@@ -3,7 +3,6 @@
 import html
 import math
 import re
-import textwrap
 
 from groundup.show import style
 from groundup.show._data import to_numpy
@@ -65,9 +64,7 @@ class _Grid:
         wide = max(self.cell * len(columns) if self.cells else 0, 96)
         # A shape or a tuple of strides stays in one piece.
         whole = re.sub(r"\([^()]*\)", lambda part: part[0].replace(" ", "\u00a0"), name)
-        self.name = textwrap.wrap(
-            whole, max(12, int(wide / 7.6)), break_long_words=False, break_on_hyphens=False
-        )
+        self.name = wrapped(whole, max(12, int(wide / 7.6)))
         self.width = max(wide, 7.6 * max(map(len, self.name), default=0))
         self.height = max(ROW, top - SLICE)
 
