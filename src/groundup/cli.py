@@ -173,7 +173,10 @@ def mistakes_of(lesson: dict) -> dict[str, list[str]]:
                 ids[variable] = exercise_id
             case ast.FunctionDef(decorator_list=decorators) | ast.ClassDef(decorator_list=decorators):
                 for decorator in decorators:
-                    match decorator:
+                    called = (
+                        decorator.func if isinstance(decorator, ast.Call) else decorator
+                    )  # mistake(shape=True)
+                    match called:
                         case ast.Attribute(value=ast.Name(id=variable), attr="mistake") if variable in ids:
                             found.setdefault(ids[variable], []).append(node.name)
     return found
