@@ -309,8 +309,8 @@ def forward_leaves_gradients_alone(obj, program, leaves):
 @Value.property
 def every_operation_has_a_name(obj, program, leaves):
     """A result must carry its operation's name, the third argument of Value(...): the drawings of the graph show it."""
-    x = obj(2.0)
-    return all(isinstance(y.op, str) and y.op for y in (x * x, x**2, x.log(), x.tanh()))
+    made = list(run(program, [obj(leaf) for leaf in leaves]).values())[len(leaves) :]
+    return all(isinstance(result.op, str) and result.op for result in made)
 
 
 @Value.property
@@ -478,7 +478,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield Case("a chain of 5,000 nodes", parents=[[]] + [[k] for k in range(4_999)])
 
 
-FACTS = ("work grows with nodes, not with roads", "every node is there", "no node comes twice")
+FACTS = ("it ends, and asks no node again and again", "every node is there", "no node comes twice")
 FACTS += ("parents come first", "the root comes last")
 
 
@@ -546,6 +546,19 @@ def shared_nodes_again(root):
 
 
 @topological_order.mistake
+def placed_twice_from_the_pile(root):
+    """You put only missing parents on the pile, but do not look again when you take a node off it. In x * x both parents are the same x: it is put on twice, and placed twice. Ask once more before you place it."""
+    order, placed, pile = [], set(), [root]
+    while pile:
+        missing = [parent for parent in pile[-1].parents if parent not in placed]
+        pile.extend(missing)
+        if not missing:
+            order.append(pile.pop())
+            placed.add(order[-1])
+    return order
+
+
+@topological_order.mistake
 def walks_every_road(root):
     """Your order is right, but you walk down every road to a node: you ask whether it is placed only when you place it. Forty doublings, x = x + x, are 41 nodes and 2 to the power of 40 roads. Ask before you go down, too."""
     order, placed, pile = [], set(), [(root, False)]
@@ -588,9 +601,10 @@ LATE_BRANCH = ["v2 = v0 * v1", "v3 = v2.tanh()", "v4 = v2 * v3", "v5 = v4 + v2"]
 @backpropagate.cases
 def _(rng: np.random.Generator) -> Iterator[Case]:
     def case(label, program, roots, leaves=2):
-        return Case(label, program=program, leaves=away_from_zero(rng, leaves), roots=roots)
+        return Case(label, program=program, leaves=away_from_zero(rng, leaves), backward_from=roots)
 
     yield case("one product", ["v2 = v0 * v1"], ["v2"])
+    yield Case("a flat place: x ** 2 at x = 0", program=["v1 = v0 ** 2"], leaves=[0.0], backward_from=["v1"])
     yield case("a chain of steps", ["v2 = v0 * v1", "v3 = v2 + v0", "v4 = v3.tanh()"], ["v4"])
     yield case("x * x", ["v2 = v0 * v0", "v3 = v2 * v1"], ["v3"])
     yield case("a node with three children", LATE_BRANCH, ["v5"])
@@ -603,40 +617,48 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
         leaves = away_from_zero(rng, 3)
         program = random_program(rng, leaves, lines=10)
         yield Case(
-            "a random program: " + "; ".join(program), program=program, leaves=leaves, roots=["v13", "v13"]
+            "a random program: " + "; ".join(program),
+            program=program,
+            leaves=leaves,
+            backward_from=["v13", "v13"],
         )
     deep = ["v1 = v0 * 2", "for _ in range(2_500): v1 = v1 * 0.9999 + 0.0001"]
     yield case("a chain of 5,000 nodes", deep, ["v1"], leaves=1)
 
 
+def _looked_at(program: list[str], leaves: list[float], grads: list[float]) -> np.ndarray:
+    """Every gradient; of a single step only what it gives its leaves."""
+    return np.array(grads[: len(leaves)] if len(program) == 1 else grads)
+
+
 @backpropagate.observe
-def _(obj, program, leaves, roots):
+def _(obj, program, leaves, backward_from):
     variables = run(program, [Scalar(leaf) for leaf in leaves])
-    for root in roots:
+    for root in backward_from:
         obj(variables[root])
-    return {"grad": np.array([float(v.grad) for v in variables.values()])}
+    return {"grad": _looked_at(program, leaves, [float(v.grad) for v in variables.values()])}
 
 
 @backpropagate.oracle
-def _(program, leaves, roots):
+def _(program, leaves, backward_from):
     """Leaves add up over the calls; a node in between holds what the last call that reached it gave it."""
     total: dict[str, float] = {}
-    for root in roots:
+    for root in backward_from:
         for name, slope in slopes_by_torch(program, leaves, root).items():
             is_leaf = int(name[1:]) < len(leaves)
             if slope is not None:
                 total[name] = slope + (total.get(name, 0.0) if is_leaf else 0.0)
             else:
                 total.setdefault(name, 0.0)
-    return {"grad": np.array(list(total.values()))}
+    return {"grad": _looked_at(program, leaves, list(total.values()))}
 
 
 @backpropagate.property
-def data_stays(obj, program, leaves, roots):
+def data_stays(obj, program, leaves, backward_from):
     """The backward pass changed some data. It may write gradients only."""
     variables = run(program, [Scalar(leaf) for leaf in leaves])
     before = [v.data for v in variables.values()]
-    obj(variables[roots[0]])
+    obj(variables[backward_from[0]])
     return [v.data for v in variables.values()] == before
 
 
@@ -659,6 +681,14 @@ def leaves_to_root(root):
     root.grad = 1.0
     for node in order:
         node._backward(node.grad)
+
+
+@backpropagate.mistake
+def nothing_to_start_with(root):
+    """All your gradients are 0: each node hands on its own gradient times a slope, and the root's own was never set. L moves as much as L does, so start with root.grad = 1, after you have cleared the others."""
+    for node in parents_first(root):
+        if node.parents:
+            node.grad = 0.0
 
 
 @backpropagate.mistake
@@ -721,8 +751,9 @@ def _(obj, start, old_grad, learning_rate, steps):
     losses = obj(parameters, _valley, learning_rate, steps)
     if not isinstance(losses, list | tuple):
         return losses
+    numbers = all(isinstance(loss, int | float) for loss in losses)
     return {
-        "losses": np.array([float(loss) for loss in losses], dtype=float),
+        "losses": np.array(losses, dtype=float) if numbers else [type(loss).__name__ for loss in losses],
         "parameters": np.array([float(p.data) for p in parameters]),
     }
 
@@ -774,8 +805,8 @@ def clears_once(parameters, loss_of, learning_rate, steps):
 
 
 @descend.mistake
-def clears_too_late(parameters, loss_of, learning_rate, steps):
-    """You clear the gradients after `backward()` and before the step, so every step is learning_rate times zero and nothing moves. Clear first, then go backward, then step."""
+def nothing_moves(parameters, loss_of, learning_rate, steps):
+    """The parameters do not move. Either you clear the gradients between `backward()` and the step, so that every step is zero; or you assign to the loop's own name, `parameter = …`, which leaves the Value as it was. Change parameter.data."""
     return [loss_of(parameters).data for _ in range(steps)]
 
 
@@ -819,4 +850,18 @@ def loss_after_the_step(parameters, loss_of, learning_rate, steps):
         for parameter in parameters:
             parameter.data -= learning_rate * parameter.grad
         losses.append(loss_of(parameters).data)
+    return losses
+
+
+@descend.mistake(shape=True)
+def keeps_every_graph(parameters, loss_of, learning_rate, steps):
+    """You collected the losses themselves, not their numbers. A loss holds on to its parents, and they to theirs: the whole graph of every step stays in memory. Keep loss.data. (In PyTorch: loss.item().)"""
+    losses = []
+    for _ in range(steps):
+        for parameter in parameters:
+            parameter.grad = 0.0
+        losses.append(loss_of(parameters))
+        losses[-1].backward()
+        for parameter in parameters:
+            parameter.data -= learning_rate * parameter.grad
     return losses
