@@ -138,9 +138,16 @@ def _numbers(got: Any, expected: Any, path: str, tolerance: float | None) -> str
     names = [dtype_name(v) for v in (got, expected) if hasattr(v, "dtype")]
     allowed = tolerance if tolerance is not None else max([_default_tolerance(n) for n in names] + [1e-9])
     g, e = (np.asarray(to_numpy(v) if is_array(v) else v) for v in (got, expected))
+    if _beyond_floats(g, e):
+        return f"{_at(path)}you returned {short(g[()], 40)}, expected {short(e[()], 40)}."
     if _wrong(g, e, allowed).any():
         return f"{_at(path)}you returned {_precise(g[()], e[()])}."
     return None
+
+
+def _beyond_floats(g: np.ndarray, e: np.ndarray) -> bool:
+    """True for a Python int too large for a float."""
+    return "O" in (g.dtype.kind, e.dtype.kind)
 
 
 def _default_tolerance(name: str) -> float:

@@ -34,18 +34,10 @@ _CLASSES = (
 )  # fmt: skip
 # Names that a notebook, a debugger or the library itself rebinds.
 _FREE = {
-    "builtins": {
-        "input",
-        "open",
-        "print",
-        "exit",
-        "quit",
-        "breakpoint",
-        "help",
-        "copyright",
-        "credits",
-        "license",
-    }
+    "torch": {"Storage"},  # follows the default dtype
+    "builtins": set(
+        ["input", "open", "print", "exit", "quit", "breakpoint", "help", "copyright", "credits", "license"]
+    ),
 }
 
 _Saved = tuple[Any, Any]
@@ -152,7 +144,22 @@ def restore() -> list[str]:
                 setattr(owner, name, value)
             if body is not None:
                 value.__code__, value.__defaults__, value.__kwdefaults__ = body
+        if isinstance(owner, type):
+            changed += _remove_overrides(key, owner, saved)
     return changed
+
+
+def _remove_overrides(key: str, owner: type, saved: dict[str, _Saved]) -> list[str]:
+    """Methods that the learner put over inherited ones, such as torch.Tensor.__sub__."""
+    found = []
+    for name, value in list(vars(owner).items()):
+        if name in saved or type(value) is not types.FunctionType or not is_learners(value.__code__):
+            continue
+        if any(name in vars(base) for base in owner.__mro__[1:]):
+            found.append(f"{key}.{name}")
+            with contextlib.suppress(AttributeError, TypeError):
+                delattr(owner, name)
+    return found
 
 
 # -- global state --------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from .explain import NotWritten, learners_frames, not_written
 
 STARTING_SECONDS = 60.0  # importing torch from a cold disk
 GRACE_SECONDS = 5.0
+READY = ("ready", None)
 
 
 class WorkerError(RuntimeError):
@@ -96,8 +97,10 @@ def _unpack(outcomes: list[tuple[str, Any]], seconds: float) -> list[Any]:
 # -- in a worker ---------------------------------------------------------------------------------------
 
 
-def _work(job: bytes, rank: int, world_size: int, meeting: str, seconds: float) -> tuple[str, Any]:
-    """One rank: kind and value of the outcome."""
+def _work(
+    job: bytes, rank: int, world_size: int, meeting: str, seconds: float, ready: Callable[[], None]
+) -> tuple[str, Any]:
+    """One rank: kind and value of the outcome. Calls `ready` when all ranks have met: the clock starts there."""
     from datetime import timedelta
 
     import cloudpickle
@@ -107,14 +110,12 @@ def _work(job: bytes, rank: int, world_size: int, meeting: str, seconds: float) 
         function, args, source = pickle.loads(job)
         if source is not None:
             linecache.cache.setdefault(source[0], (0, None, source[1], source[0]))
+        limit = timedelta(seconds=seconds + STARTING_SECONDS)
         dist.init_process_group(
-            "gloo",
-            init_method=f"file://{meeting}",
-            rank=rank,
-            world_size=world_size,
-            timeout=timedelta(seconds=seconds),
+            "gloo", init_method=f"file://{meeting}", rank=rank, world_size=world_size, timeout=limit
         )
         dist.barrier()  # gloo fails if a rank is done and gone while another still connects
+        ready()
         value = function(rank, world_size, *args)
         return "result", cloudpickle.dumps(value)
     except NotImplementedError as error:
@@ -123,9 +124,8 @@ def _work(job: bytes, rank: int, world_size: int, meeting: str, seconds: float) 
         return "raised", f"NotImplementedError: {error}"
     except BaseException as error:
         text = " ".join(str(error).split())[:300]
-        return "raised", "".join(
-            [f"{type(error).__name__}: {text}", *(f"; {frame}" for frame in learners_frames(error))]
-        )
+        frames = [f"; {frame}" for frame in learners_frames(error)]
+        return "raised", "".join([f"{type(error).__name__}: {text}", *frames])
 
 
 def _quiet() -> None:
@@ -220,7 +220,8 @@ def _be_worker(
         os.close(reading)
         _quiet()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        _send(writing, _work(job, rank, world_size, meeting, seconds))
+        outcome = _work(job, rank, world_size, meeting, seconds, lambda: _send(writing, READY))
+        _send(writing, outcome)
         time.sleep(
             seconds + GRACE_SECONDS
         )  # stay until all ranks are done: others may still read what we sent
@@ -232,21 +233,29 @@ def _collect(pipes: list[int], children: list[int], seconds: float, parent: int)
     """Wait for every rank, to the deadline; a rank that fails leaves the others one more second."""
     outcomes: list[tuple[str, Any]] = [("timeout", None)] * len(pipes)
     waiting = dict(enumerate(pipes))
-    deadline = time.monotonic() + seconds
+    starting = set(waiting)
+    deadline = time.monotonic() + STARTING_SECONDS
     while waiting and (left := deadline - time.monotonic()) > 0:
         ready = select.select([*waiting.values(), parent], [], [], left)[0]
         if parent in ready:  # the notebook is gone or has given up
             break
         for rank in [rank for rank, pipe in waiting.items() if pipe in ready]:
             try:
-                outcomes[rank] = _receive(waiting.pop(rank), deadline)
+                outcome = _receive(waiting[rank], deadline)
             except TimeoutError:
                 continue
             except EOFError:
                 status = os.waitpid(children[rank], 0)[1]
                 code = os.waitstatus_to_exitcode(status)
-                outcomes[rank] = ("died", f"exit code {code}" if code >= 0 else f"signal {-code}")
-            if outcomes[rank][0] != "result":
+                outcome = "died", f"exit code {code}" if code >= 0 else f"signal {-code}"
+            if outcome == READY:
+                starting.discard(rank)
+                if not starting:
+                    deadline = time.monotonic() + seconds
+                continue
+            outcomes[rank] = outcome
+            del waiting[rank]
+            if outcome[0] != "result":
                 deadline = min(deadline, time.monotonic() + 1.0)
     return outcomes
 
@@ -292,7 +301,9 @@ class _Server:
         done = False
         try:
             _send(self.socket.fileno(), (job, world_size, seconds))
-            outcomes = _receive(self.socket.fileno(), time.monotonic() + seconds + GRACE_SECONDS)
+            outcomes = _receive(
+                self.socket.fileno(), time.monotonic() + STARTING_SECONDS + seconds + GRACE_SECONDS
+            )
             done = True
             return outcomes
         except (EOFError, TimeoutError, BrokenPipeError, ConnectionError):
@@ -380,7 +391,9 @@ def _await(child: subprocess.Popen, result: Path, deadline: float) -> tuple[str,
 def _main(folder: str, rank: str, world_size: str, seconds: str) -> None:
     job = (Path(folder) / "job").read_bytes()
     try:
-        outcome = _work(job, int(rank), int(world_size), str(Path(folder) / "meeting"), float(seconds))
+        outcome = _work(
+            job, int(rank), int(world_size), str(Path(folder) / "meeting"), float(seconds), lambda: None
+        )
     except BaseException:
         outcome = ("raised", traceback.format_exc(limit=1))
     (Path(folder) / f"result{rank}").write_bytes(pickle.dumps(outcome))

@@ -305,6 +305,8 @@ def short(value: Any, limit: int = 120) -> str:
     elif type(value) is dict:
         shown = [f"{short(k, 30)}: {short(v, limit)}" for k, v in list(value.items())[:6]]
         said = "{" + ", ".join(shown + (["…"] if len(value) > 6 else [])) + "}"
+    elif type(value) is int and value.bit_length() > 10_000:
+        said = "a whole number of more than 3,000 digits"
     elif type(value) is str:
         said = repr(value if len(value) <= limit else value[:limit])
     elif type(value) in (types.FunctionType, types.BuiltinFunctionType, type):
