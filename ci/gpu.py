@@ -61,12 +61,17 @@ def measure(root: Path, chosen: list[str], scale: str = "gpu") -> tuple[dict, li
             if facts.get("scale") != scale:
                 continue  # it did not run; `problems` says so
             records[lesson.id] = dict(facts)
-            if kept.exists() and read_notebook(kept).metadata.get("groundup", {}).get("scale") == scale:
-                shutil.copy(made, kept)
+            refresh(made, kept, scale)
     any_record = next(iter(records.values()), {})
     about = {key: any_record.get(key) for key in ("device", "machine", "python", "torch")}
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     return {"date": date, "scale": scale, **about, "lessons": records}, problems
+
+
+def refresh(made: Path, kept: Path, scale: str) -> None:
+    """Stores new outputs where the old ones are of the same scale; those of a CPU stay."""
+    if kept.exists() and read_notebook(kept).metadata.get("groundup", {}).get("scale") == scale:
+        shutil.copy(made, kept)
 
 
 def write(record: dict, root: Path = ROOT) -> Path:

@@ -4,17 +4,18 @@
 solution regions, and returns each edit once. Whether the source calls NumPy, PyTorch, JAX or Triton makes no
 difference: the edits know operators, constants, axes, slices, calls and statements, not libraries.
 
-By hand: `python -m ci.mutants autograd.arrays` lists them, `--run` grades them.
+By hand: `python -m ci.mutants autograd.arrays.softmax` lists them; `python -m ci.audit` grades them.
 """
 
 import ast
 import copy
 import difflib
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ci.lesson import BEGIN, END
+from ci.lesson import BEGIN, END, lessons
 
 Path = tuple[tuple[str, int | None], ...]  # from the root of the tree: (field, index in that field's list)
 Edit = tuple[Path, ast.AST | list[ast.stmt]]  # what stands there instead; a list replaces one statement
@@ -493,3 +494,23 @@ def emptied(source: str) -> list[Mutant]:
         for label, body in bodies.items():
             found.append(Mutant(ast.unparse(_apply(tree, path, _with(node, body=body))), where + label))
     return found
+
+
+def main(names: list[str]) -> int:
+    """Lists the mutants of the exercises whose ids begin with one of `names`."""
+    exercises = [exercise for lesson in lessons() for exercise in lesson.exercises]
+    chosen = [exercise for exercise in exercises if exercise.id.startswith(tuple(names))]
+    if not names or not chosen:
+        print(
+            "usage: python -m ci.mutants EXERCISE ..., of: " + ", ".join(e.id for e in exercises),
+            file=sys.stderr,
+        )
+        return 2
+    for exercise in chosen:
+        for mutant in mutants(exercise.source):
+            print(f"{exercise.id}: {mutant.change}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

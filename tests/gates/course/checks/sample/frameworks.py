@@ -72,16 +72,22 @@ def _(rng):
     yield Case("one block", x=rng.normal(size=16).astype(np.float32), factor=-2.0)
 
 
+ROOM = (
+    64  # around both buffers: a mutant that reads or writes beside its part shows there, and kills no process
+)
+
+
 @scaled.observe
 def _(obj, x, factor):
-    given = torch.tensor(x)
-    out = torch.full((len(x) + 16,), 7.0)  # room behind the end shows a store without its mask
-    obj[(-(-len(x) // 16),)](given, out, factor, len(x), 16)
+    n = len(x)
+    given, out = torch.full((n + 2 * ROOM,), 3.0), torch.full((n + 2 * ROOM,), 7.0)
+    given[ROOM : ROOM + n] = torch.tensor(x)
+    obj[(-(-n // 16),)](given[ROOM:], out[ROOM:], factor, n, 16)
     return out.numpy()
 
 
 @scaled.oracle
 def _(x, factor):
-    out = np.full(len(x) + 16, 7.0, dtype=np.float32)
-    out[: len(x)] = x * np.float32(factor)
+    out = np.full(len(x) + 2 * ROOM, 7.0, dtype=np.float32)
+    out[ROOM : ROOM + len(x)] = x * np.float32(factor)
     return out
