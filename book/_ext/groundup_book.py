@@ -231,6 +231,8 @@ def copy_assets(app: Sphinx, error: Exception | None) -> None:
     if error is not None or app.builder.format != "html":
         return
     static = Path(app.outdir, "_static")
+    # Sphinx copies these too, but not when no page is out of date.
+    shutil.copytree(Path(app.srcdir, "book", "_static"), static, dirs_exist_ok=True)
     mathjax = package("mathjax", "django-static-mathjax") / "static" / "mathjax" / "es5"
     for name in MATHJAX:
         _copy(mathjax / name, static / "mathjax" / name)
@@ -241,12 +243,9 @@ def copy_assets(app: Sphinx, error: Exception | None) -> None:
     (static / "palettes.js").write_text(
         f"window.groundupPalettes = {json.dumps(palettes)};\n", encoding="utf-8"
     )
-    # The theme's icon font: 4 MB that book/_static/course.css replaces by a dozen small drawings.
-    for path in [
-        *static.glob("scripts/fontawesome*"),
-        *static.rglob("*.map"),
-        static / "vendor" / "fontawesome",
-    ]:
+    # Not for pages: templates, source maps, and the icon font (4 MB; course.css has a dozen small drawings instead).
+    unused = [static / "vendor", static / "locales", *static.glob("scripts/fontawesome*")]
+    for path in [*unused, *static.glob("*.html"), *static.rglob("*.map"), *static.glob("sphinx-thebe.*")]:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     for page in app.groundup_course.ready.values():
         name = page.replace("chapters/", "exercises/", 1) + ".ipynb"

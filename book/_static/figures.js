@@ -54,7 +54,10 @@
       const colours = themed();
       // A frame says all that it shows, so it is drawn as a figure of its own.
       const frame = at === null ? stored : stored.frames[at];
-      const shown = at === null ? layout : { ...layout, ...frame.layout };
+      const shown = at === null ? { ...layout } : { ...layout, ...frame.layout };
+      if (shown.title?.text && plot.clientWidth < 420) {
+        shown.title = { ...shown.title, font: { ...shown.title.font, size: 12 } }; // plotly does not wrap titles
+      }
       return Plotly.react(
         plot,
         recoloured(frame.data ?? stored.data, colours),
