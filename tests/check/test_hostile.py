@@ -450,6 +450,20 @@ def test_recursion():
     assert sys.getrecursionlimit() == before
 
 
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/statm") or os.path.exists("/dev/nvidiactl"), reason="no limit"
+)
+def test_too_much_memory():
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    fails(lambda x: [0] * 10**11, "MemoryError", status="error")
+    fails(lambda x: np.ones(10**11), "memory", status="error")
+    fails(lambda x: torch.ones(10**11), "memory", status="error")
+    fails(lambda x: "a" * 10**12, "MemoryError", status="error")
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
+
+
 def test_a_real_interrupt_interrupts():
     """Ctrl-C reaches the user, also when the answer swallows it."""
     for answer in (loop, loop_that_catches):
@@ -575,6 +589,26 @@ def test_changed_inputs_are_noticed():
 
     assert fails(copies).mistake is None
     assert grade(quick, kinds.in_place).mistake == "in_place"
+
+
+def test_a_property_that_raises_is_told_after_the_value():
+    fails(
+        lambda x: [1, 2],
+        "ou returned a list of 2, expected a NumPy array",
+        exercise=kinds.softmax,
+        status="failed",
+    )
+
+    class Moody:
+        calls = 0
+
+        def __call__(self, x):
+            Moody.calls += 1
+            if Moody.calls % 2 == 0:
+                raise ValueError("only once")
+            return right_softmax(x)
+
+    fails(Moody(), "adds up to 1", "only once", exercise=kinds.softmax, status="failed")
 
 
 def test_inputs_meant_to_change_may():

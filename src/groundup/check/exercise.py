@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from .explain import DECLARED
+
 
 class CheckError(Exception):
     """A checks file, not the learner, is wrong: a missing oracle, an unknown id, two exercises with one id."""
@@ -55,6 +57,13 @@ def _sentence(thing: Any) -> str:
             else inspect.cleandoc(thing.__doc__ or "")
         ).split()
     )
+
+
+def _declared_code(function: Callable) -> Callable:
+    """Its lines are not shown to the learner."""
+    if hasattr(function, "__code__"):
+        DECLARED.add(function.__code__)
+    return function
 
 
 class Exercise:
@@ -113,12 +122,12 @@ class Exercise:
 
     def oracle(self, function: Callable) -> Callable:
         """`function(**inputs)` gives what a right answer is observed to do; it may raise, as that must."""
-        self.oracle_function = function
+        self.oracle_function = _declared_code(function)
         return function
 
     def observe(self, function: Callable) -> Callable:
         """`function(obj, **inputs)` turns the object and the inputs into comparable values."""
-        self.observe_function = function
+        self.observe_function = _declared_code(function)
         return function
 
     def agree(self, function: Callable) -> Callable:
@@ -133,7 +142,7 @@ class Exercise:
         """`function(obj, **inputs) -> bool`; its docstring is told when it is False."""
         if not _sentence(function):
             raise CheckError(f"{self.id}: the property {function.__name__} has no docstring")
-        self.properties += (Property(function.__name__, _sentence(function), function),)
+        self.properties += (Property(function.__name__, _sentence(function), _declared_code(function)),)
         return function
 
     def mistake(self, obj: Any = None, *, shape: bool = False) -> Any:

@@ -17,6 +17,10 @@ _LIBRARY = tuple(
 )
 
 
+# Code of observe, oracle and property functions: not the learner's, wherever it stands.
+DECLARED: set[CodeType] = set()
+
+
 class NotWritten(NotImplementedError):
     """A worker process raised NotImplementedError: the exercise is still to do."""
 
@@ -24,6 +28,8 @@ class NotWritten(NotImplementedError):
 def is_learners(code: CodeType) -> bool:
     """True for code that is neither this package's nor a library's."""
     name = code.co_filename
+    if code in DECLARED:
+        return False
     if name.startswith(("<frozen", "<__array_function__", "<@beartype", "<string>", "<attrs", "<decorator")):
         return False
     if "ipykernel_" in name or name.startswith("<"):
@@ -96,13 +102,13 @@ def _message(error: BaseException) -> str:
                 ("----", "Called with", "Parameter annotations", "Return annotation", "Parameters:")
             )
         ]
-        text = " ".join(kept[:3])
+        text = " ".join(kept[:4])
     elif name.startswith("Beartype"):
         text = text.split(", as ")[0] if len(text) > 300 else text
     else:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         lines = [line for line in lines if not line.startswith("----")]
-        text = " ".join(lines[:3])
+        text = " ".join(lines[:3]).split(" The error occurred while tracing")[0]  # JAX goes on for ten lines
     return text if len(text) <= 300 else text[:299] + "…"
 
 
@@ -120,10 +126,16 @@ def said(error: BaseException, name: str) -> str:
         text = f"{name} calls itself without end (RecursionError)."
     elif isinstance(root, KeyboardInterrupt):
         text = f"{name} raised KeyboardInterrupt, which is the user's to raise."
+    elif isinstance(root, MemoryError):
+        text = f"{name} asks for more memory than there is (MemoryError)."
+    elif kind in ("Refused", "HungWorkers", "WorkerError"):  # the engine's own words
+        text = f"{name}: {root}."
     else:
         message = _message(root)
         text = f"{name} raised {kind}" + (f": {message}" if message else ".")
     frames = learners_frames(error)
+    if not frames and isinstance(root, (TypeError, AttributeError)) and "NoneType" in str(root):
+        text += f"\n  Perhaps {name} returned None: is a return missing?"
     return text + "".join(f"\n  {frame}" for frame in frames)
 
 

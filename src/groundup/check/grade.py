@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import guard
-from .exercise import Case, CheckError, Exercise, changed_since_loaded, load
+from .exercise import Case, CheckError, Exercise, Property, changed_since_loaded, load
 from .explain import not_written, said
-from .limit import Contained, Refused, Stopwatch, TimeLimit, can_limit, within
+from .limit import Contained, Stopwatch, TimeLimit, can_limit, within
 from .processes import HungWorkers, start
 from .values import Opaque, clone, describe, is_array, plain, same_bits, short, type_name
 
@@ -53,14 +53,13 @@ class Observation:
     story: str = ""
     todo: str | None = None
     changed: tuple[str, ...] = ()
-    broken: tuple[str, ...] = ()
-    refused: bool = False
+    broken: dict[str, str] = field(default_factory=dict)  # property → what it raised, if it did
 
     def agrees_with(self, other: Observation, exercise: Exercise) -> bool:
         """True if another object did the same: the same kind of exception, or an equal value and side effects."""
         if self.error is not None or other.error is not None:
             return self.error is other.error
-        if (self.changed, self.broken) != (other.changed, other.broken):
+        if self.changed != other.changed or self.broken.keys() != other.broken.keys():
             return False
         return exercise.differs(self.value, other.value) is None
 
@@ -211,24 +210,35 @@ def _observe(exercise: Exercise, obj: Any, inputs: dict, given: dict, watch: Sto
     try:
         made.value = watch.run(lambda: plain(exercise.look(obj, given)))
         made.changed = _changed(exercise, inputs, given)
-        broken = []
-        for prop in exercise.properties:
-            fresh = clone(inputs)
-            if not watch.run(lambda prop=prop, fresh=fresh: bool(prop.function(obj, **fresh))):
-                broken.append(prop.name)
-        made.broken = tuple(broken)
     except TimeLimit:
         raise
     except BaseException as error:
         if watch.interrupted:
             raise KeyboardInterrupt from None
         made.error = type(error)
-        made.refused = isinstance(error, Refused)
-        made.todo = within(0.5, lambda: not_written(error), None)
-        fallback = f"{exercise.name} raised {made.error.__name__}, whose message could not be read."
-        made.story = within(0.5, lambda: said(error, exercise.name), fallback)
-        within(0.5, lambda: traceback.clear_frames(error.__traceback__), None)
+        made.todo, made.story = _read(exercise, error)
+        return made
+    for prop in exercise.properties:
+        fresh = clone(inputs)
+        try:
+            if not watch.run(lambda prop=prop, fresh=fresh: bool(prop.function(obj, **fresh))):
+                made.broken[prop.name] = ""
+        except TimeLimit:
+            raise
+        except BaseException as error:
+            if watch.interrupted:
+                raise KeyboardInterrupt from None
+            made.todo, made.broken[prop.name] = _read(exercise, error)
     return made
+
+
+def _read(exercise: Exercise, error: BaseException) -> tuple[str | None, str]:
+    """Whether an exception says "not written yet", and its story; its own methods may be hostile."""
+    todo = within(0.5, lambda: not_written(error), None)
+    fallback = f"{exercise.name} raised {type(error).__name__}, whose message could not be read."
+    story = within(0.5, lambda: said(error, exercise.name), fallback)
+    within(0.5, lambda: traceback.clear_frames(error.__traceback__), None)
+    return todo, story
 
 
 def _changed(exercise: Exercise, inputs: dict, given: dict) -> tuple[str, ...]:
@@ -248,12 +258,20 @@ def observe_trusted(
         made.value = plain(function(given))
         if obj is not None:
             made.changed = _changed(exercise, inputs, given)
-            made.broken = tuple(p.name for p in exercise.properties if not p.function(obj, **clone(inputs)))
+            made.broken = {p.name: "" for p in exercise.properties if not _holds(p, obj, clone(inputs))}
     except CheckError:
         raise
     except Exception as error:
         made.error = type(error)
     return made
+
+
+def _holds(prop: Property, obj: Any, inputs: dict) -> bool:
+    """Whether a mistake has the property; one that raises has not."""
+    try:
+        return bool(prop.function(obj, **inputs))
+    except Exception:
+        return False
 
 
 # -- judging -------------------------------------------------------------------------------------------
@@ -307,7 +325,7 @@ def _wrong(exercise: Exercise, case: Case, seen: Observation, seed: int) -> str 
         )
     for prop in exercise.properties:
         if prop.name in seen.broken:
-            return prop.sentence
+            return "\n".join(filter(None, [prop.sentence, seen.broken[prop.name]]))
     return None
 
 
@@ -358,7 +376,7 @@ def _tell(exercise: Exercise, case: Case, wrong: str, mistake: Any, run: _Run, s
         lines = [line[:100] for line in run.printed.strip().splitlines()]
         more = " …" if len(lines) > 3 or run.dropped else ""
         parts.append("It printed: " + " ⏎ ".join(lines[:3]) + more)
-    again = f"(seed {seed})"
+    again = f"(seed {seed}: check({exercise.name}, seed={seed}) repeats these inputs)"
     room = MAX_MESSAGE - len(again) - 120
     text = "\n".join(parts)
     return (text if len(text) <= room else text[: room - 1] + "…") + f"\n{again}"

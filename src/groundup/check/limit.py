@@ -18,7 +18,13 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
 KEPT_CHARACTERS = 2_000
+MEMORY = 6 * 2**30
 
 
 class TimeLimit(BaseException):
@@ -199,6 +205,9 @@ _signal = _c_signal.signal
 _setitimer = getattr(signal, "setitimer", lambda *_: (0.0, 0.0))
 
 
+_setrlimit = getattr(resource, "setrlimit", None)
+
+
 def within(seconds: float, function: Callable[[], Any], otherwise: Any) -> Any:
     """`function()`, or `otherwise` if it raises or takes longer."""
     try:
@@ -323,6 +332,7 @@ class Contained:
         self._warnings.__enter__()
         warnings.simplefilter("default")
         warnings.showwarning = self._show_warning
+        self._memory = _limit_memory()
         self._patched = [(m, name, getattr(m, name), new) for m, name, new in _replacements()]
         for module, name, _, new in self._patched:
             setattr(module, name, new)
@@ -335,6 +345,8 @@ class Contained:
 
     def __exit__(self, *exc: Any) -> None:
         self._watch.cancel()
+        if self._memory is not None:
+            _setrlimit(*self._memory)
         for module, name, old, _ in self._patched:
             setattr(module, name, old)
         sys.stdin, sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__ = self._streams
@@ -361,6 +373,24 @@ class Contained:
             file=self._streams[2] or self._streams[1],
             flush=True,
         )
+
+
+def _limit_memory() -> tuple[int, tuple[int, int]] | None:
+    """Let the process grow by `MEMORY` bytes at most: `[0] * 10**11` then raises instead of ending the kernel.
+
+    Returns what `setrlimit` needs to undo it; None where it cannot be done, or with an NVIDIA driver, which reserves
+    far more addresses than memory.
+    """
+    if _setrlimit is None or not os.path.exists("/proc/self/statm") or os.path.exists("/dev/nvidiactl"):
+        return None
+    old = resource.getrlimit(resource.RLIMIT_AS)
+    with open("/proc/self/statm") as file:
+        size = int(file.read().split()[0]) * resource.getpagesize()
+    wanted = size + MEMORY
+    if any(limit != resource.RLIM_INFINITY and limit < wanted for limit in old):
+        return None
+    _setrlimit(resource.RLIMIT_AS, (wanted, old[1]))
+    return resource.RLIMIT_AS, old
 
 
 def _handlers() -> dict[int, Any]:

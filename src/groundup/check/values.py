@@ -287,12 +287,14 @@ def short(value: Any, limit: int = 120) -> str:
         if getattr(value, "device", None) is not None and str(value.device) == "meta":
             return "no values (meta device)"
         array = to_numpy(value)
-        if array.dtype.kind in "fc":
-            said = np.array2string(
-                array, precision=4, separator=", ", threshold=24, edgeitems=3, max_line_width=10_000
-            )
-        else:
-            said = np.array2string(array, separator=", ", threshold=24, edgeitems=3, max_line_width=10_000)
+        said = np.array2string(
+            array,
+            separator=", ",
+            threshold=24,
+            edgeitems=3,
+            max_line_width=10_000,
+            formatter={"float_kind": lambda x: f"{x:.4g}", "complex_kind": lambda x: f"{x:.4g}"},
+        )
         said = " ".join(said.split())
     elif type(value) in NUMPY_SCALARS:
         said = f"{value:.6g}" if value.dtype.kind in "fc" else str(value)
@@ -313,6 +315,8 @@ def short(value: Any, limit: int = 120) -> str:
         said = value.__name__
     else:
         said = repr(value)
+        if " at 0x" in said:  # an address says nothing and is another one each time
+            said = a(type(value).__name__)
     return said if len(said) <= limit else said[: limit - 1] + "…"
 
 
