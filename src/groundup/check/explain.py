@@ -99,7 +99,14 @@ def _message(error: BaseException) -> str:
             line
             for line in lines
             if not line.startswith(
-                ("----", "Called with", "Parameter annotations", "Return annotation", "Parameters:")
+                (
+                    "----",
+                    "Called with",
+                    "Parameter annotations",
+                    "Return annotation",
+                    "Parameters:",
+                    "The current values",
+                )
             )
         ]
         text = " ".join(kept[:4])

@@ -142,7 +142,7 @@ def _plain(value: Any, budget: list[int], depth: int) -> Any:
     torch = _torch()
     if torch is not None and kind in (torch.dtype, torch.device):
         return Opaque(f"{value!r}")
-    if kind in (types.FunctionType, type) and value.__module__ in ("builtins", "numpy", "torch"):
+    if kind in (types.FunctionType, type) and value.__module__ in ("numpy", "torch"):
         return Opaque(f"{value.__module__}.{value.__name__}")
     return _unknown(value)
 
