@@ -5,6 +5,7 @@ What it does, in the order of a build: gives myst-nb a reader for each chapter; 
 MathJax, plotly.js and the exercise notebooks beside the pages, so that the site asks no other host for anything.
 """
 
+import hashlib
 import html
 import importlib.util
 import json
@@ -78,9 +79,13 @@ def _url() -> str:
 
 
 def add_configuration(app: Sphinx, config) -> None:
-    # Values of the build's environment are configuration, so that Sphinx reads all pages again when they change.
+    # What pages depend on besides their sources is configuration, so that Sphinx reads all pages again when it changes.
     config.groundup_repository = repository()
     config.groundup_revision = os.environ.get("GROUNDUP_PUBLISH_REVISION", "")
+    makers = [*Path(__file__).parent.glob("*.py"), ROOT / "ci" / "lesson.py"]
+    config.groundup_makers = hashlib.sha256(
+        b"".join(path.read_bytes() for path in sorted(makers))
+    ).hexdigest()
 
 
 def add_readers(app: Sphinx) -> None:
@@ -200,7 +205,8 @@ def shape_exercises(app: Sphinx, doctree: nodes.document) -> None:
 
 def dress_page(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
     """Keeps the scripts and styles that this page needs, and says above a lesson's title where in the course it is."""
-    body = context.get("body", "")
+    # The label would hide what the summary says ("Show the solution") from people who listen to the page.
+    body = context["body"] = context.get("body", "").replace(' aria-label="Toggle hidden content"', "")
     math = 'class="math' in body
     figures = 'class="figure-plot"' in body
 
@@ -296,6 +302,7 @@ def publish(source: Path, target: Path, config) -> None:
 def setup(app: Sphinx) -> dict:
     app.add_config_value("groundup_repository", "", "env")
     app.add_config_value("groundup_revision", "", "env")
+    app.add_config_value("groundup_makers", "", "env")
     app.connect("config-inited", add_configuration)
     app.connect("builder-inited", add_readers, priority=900)  # after myst-nb has made its configuration
     app.connect("source-read", note_dependencies)

@@ -101,7 +101,7 @@ def _code(source: str, outputs=(), tags=(), prompt: str | None = None) -> nbform
     """A code cell; with `prompt`, its source is folded under these words."""
     cell = nbformat.v4.new_code_cell(source.removeprefix(NBVAL_MARK), outputs=list(outputs))
     tags = set(tags)
-    if prompt is None and "hide-input" in tags:
+    if prompt is None and tags & {"hide-input", "interactive"}:
         prompt = "Code of this figure"
     if prompt is not None:
         tags.add("hide-input")
@@ -198,7 +198,7 @@ def _shown(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
     shown = nbformat.v4.new_output(
         "display_data",
         {
-            "text/html": f'<div class="figure"><div class="figure-plot" role="img" aria-label="{alt}" '
+            "text/html": f'<div class="figure-box"><div class="figure-plot" role="img" aria-label="{alt}" '
             f'style="min-height:{height}px"></div><script type="application/json">{body}</script>'
             f"<noscript><p>Figure: {alt}</p></noscript></div>"
         },

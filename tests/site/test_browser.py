@@ -48,7 +48,7 @@ def weight(asked: list[str], address: str, site: Path) -> dict[str, int]:
 def test_figures_are_drawn_and_take_the_colours_of_the_theme(visit, page):
     tab = visit(page, "light")
     light = tab.evaluate(DRAWN)
-    assert len(light) == tab.locator(".figure").count()
+    assert len(light) == tab.locator(".figure-box").count()
     assert light, "the lesson has no figure"
     for figure in light:
         assert figure["role"] == "img" and len(figure["alt"]) > 20
@@ -98,6 +98,9 @@ def test_hints_and_solutions_stay_hidden_until_asked(visit, page):
     tab = visit(page)
     exercises = tab.locator("section.exercise")
     assert exercises.count() >= 3
+    assert (
+        tab.locator("article summary[aria-label]").count() == 0
+    )  # it would be read out instead of the words
     for place in range(exercises.count()):
         exercise = exercises.nth(place)
         hints = exercise.locator(".hints details")
