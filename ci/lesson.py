@@ -19,7 +19,10 @@ from jupytext.myst import MystMetadataParsingError, myst_to_notebook, notebook_t
 
 ROOT = Path(__file__).resolve().parent.parent
 
-FRONT_MATTER = ("covers", "kernelspec", "lesson", "minutes", "needs", "title")
+FRONT_MATTER = ("covers", "lesson", "minutes", "needs", "title")
+# The notebook half's kernel, to the letter what JupyterLab writes there once a kernel has started. The chapter has none:
+# JupyterLab writes its keys in another order than the notebook's, so a save would change it.
+KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 TAGS = frozenset(
     ["setup", "parameters", "exercise", "example", "check", "export", "hide-input", "interactive"]
 )
@@ -172,6 +175,7 @@ def read(path: Path, root: Path = ROOT) -> Lesson:
     for number, (is_line, tidy_line) in enumerate(zip_longest(lines, tidy(notebook).splitlines()), 1):
         if is_line != tidy_line:
             raise wrong(number, f"JupyterLab would save {tidy_line!r} here (`python -m ci.sync --tidy` does)")
+    notebook.metadata["kernelspec"] = nbformat.from_dict(KERNEL)
     cells, exercises = _exercises(cells, meta.lesson, wrong)
     for node, cell in zip(notebook.cells, cells, strict=True):
         node.id = cell.id

@@ -15,10 +15,6 @@ from ci.lesson import ROOT
 CHAPTER = '''\
 ---
 covers: {covers}
-kernelspec:
-  display_name: Python 3
-  language: python
-  name: python3
 lesson: {id}
 minutes: 60
 needs: []

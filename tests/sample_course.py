@@ -8,10 +8,6 @@ from ci.lesson import ROOT
 CHAPTER = '''\
 ---
 covers: []
-kernelspec:
-  display_name: Python 3
-  language: python
-  name: python3
 lesson: autograd.sample
 minutes: 5
 needs: []

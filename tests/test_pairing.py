@@ -26,8 +26,13 @@ def manager_at(root):
 
 
 def through_the_browser(content):
-    """What JupyterLab sends back: the same notebook as JSON, keys in its own order, after a kernel was started."""
+    """What JupyterLab sends back once a kernel has started: keys in its own order, the kernel's own names."""
     notebook = json.loads(json.dumps(content, sort_keys=True))
+    notebook["metadata"]["kernelspec"] = {
+        "name": "python3",
+        "display_name": "Python 3 (ipykernel)",
+        "language": "python",
+    }
     for cell in notebook["cells"]:
         cell["metadata"].setdefault("tags", cell["metadata"].get("tags", []))
         cell["metadata"].pop("trusted", None)
