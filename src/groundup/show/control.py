@@ -1,5 +1,6 @@
 """A figure with a control: a slider in a live kernel, frames that need no kernel anywhere else."""
 
+import math
 from collections.abc import Callable, Sequence
 
 from groundup.show import style
@@ -101,14 +102,16 @@ def _plotly_slider(names: list[str], label: str, active: int, under: int) -> dic
 def _share_ranges(figures: list[dict]) -> None:
     """Give an axis without a range, and heatmap colours without limits, one that holds every frame's values."""
     for axis in ("x", "y"):
-        name = f"{axis}axis"
-        layouts = [figure["layout"].setdefault(name, {}) for figure in figures]
-        if any(layout.get("range") or layout.get("autorange") or layout.get("type") for layout in layouts):
+        layouts = [figure["layout"].setdefault(f"{axis}axis", {}) for figure in figures]
+        kinds = {layout.get("type") for layout in layouts}
+        if any(layout.get("range") or layout.get("autorange") for layout in layouts) or kinds not in (
+            {None},
+            {"log"},
+        ):
             continue
-        span = _span([trace for figure in figures for trace in figure["data"]], axis)
-        if span:
-            for layout in layouts:
-                layout["range"] = span
+        span = _span([trace for figure in figures for trace in figure["data"]], axis, log=kinds == {"log"})
+        for layout in layouts if span else []:
+            layout["range"] = span
     for i in range(max(len(figure["data"]) for figure in figures)):
         traces = [figure["data"][i] for figure in figures if i < len(figure["data"])]
         if not all(trace.get("type") == "heatmap" for trace in traces):
@@ -120,23 +123,22 @@ def _share_ranges(figures: list[dict]) -> None:
             trace["zmin"], trace["zmax"] = min([*numbers, *low]), max([*numbers, *high])
 
 
-def _span(traces: list[dict], axis: str) -> list[float] | None:
-    if not traces or any(
-        trace.get("type") not in ("scatter", "bar") or trace.get(f"{axis}axis") for trace in traces
-    ):
+def _span(traces: list[dict], axis: str, log: bool) -> list[float] | None:
+    """Range of an axis (of exponents, if `log`) with some room, for scatter and bar traces; None if it has no numbers."""
+    if any(trace.get("type") not in ("scatter", "bar") or trace.get(f"{axis}axis") for trace in traces):
         return None
-    values = [value for trace in traces for value in trace.get(axis) or []]
+    values = [value for trace in traces for value in trace.get(axis) or [] if value is not None]
     if any(isinstance(value, str) for value in values):
         return None
-    values = [value for value in values if value is not None]
-    bar = any(trace["type"] == "bar" for trace in traces)
-    if not values or (bar and axis == "x"):
+    if log:
+        values = [math.log10(value) for value in values if value > 0]
+    bars = not log and any(trace["type"] == "bar" for trace in traces)
+    if not values or (bars and axis == "x"):
         return None
-    low, high = min(values), max(values)
-    if bar:
-        low, high = min(low, 0), max(high, 0)
-    room = (high - low) * (0.12 if bar else 0.06) or abs(high) * 0.1 or 1
-    return [low - room if low < 0 or not bar else 0, high + room if high > 0 or not bar else 0]
+    low, high = (min([*values, 0]), max([*values, 0])) if bars else (min(values), max(values))
+    room = (high - low) * (0.12 if bars else 0.06) or abs(high) * 0.1 or 1
+    # Bars stand on zero.
+    return [0 if bars and low == 0 else low - room, 0 if bars and high == 0 < -low else high + room]
 
 
 def _complete(items: list):
@@ -175,11 +177,18 @@ def _slider(values: list, label: str, active: int):
 
 
 def _live(stored: dict, slider, active: int) -> None:
+    import ipywidgets
     from IPython.display import display
 
-    def bundle(i: int) -> dict:
-        return bundle_of(without_slider(stored, i))
+    # An Output that is cleared and filled again: JupyterLab's plotly renderer ignores an update of a figure it has drawn.
+    height = stored["layout"]["height"] - SLIDER
+    screen = ipywidgets.Output(layout=ipywidgets.Layout(min_height=f"{height}px"))
 
-    display(slider)
-    shown = display(bundle(active), raw=True, display_id=True)
-    slider.observe(lambda change: shown.update(bundle(slider.value), raw=True), names="value")
+    def draw(i: int) -> None:
+        with screen:
+            screen.clear_output(wait=True)
+            display(bundle_of(without_slider(stored, i)), raw=True)
+
+    display(slider, screen)
+    draw(active)
+    slider.observe(lambda change: draw(slider.value), names="value")
