@@ -40,6 +40,8 @@ GENERATED = "Generated from {source} by `make sync`: edit that file, not this on
 # What jupytext itself writes into the notebook half when it saves the pair; without it a first save would add it.
 PAIR = {"default_lexer": "ipython3"}
 
+STUB = 'raise NotImplementedError("write this")'
+
 SETUP = """\
 # Run this cell first. In Colab it installs the course; on your own machine it finds it installed.
 import importlib.util
@@ -85,18 +87,39 @@ def exercise_notebook(lesson: Lesson, repository: str) -> nbformat.NotebookNode:
     for index, cell in enumerate(notebook.cells):
         if "setup" in cell.metadata.get("tags", []):
             cell.source = SETUP.format(repository=repository, lesson=lesson.id, source=lesson.source_hash)
+        if cell.cell_type == "code":
+            # For the machine, not for the learner.
+            cell.source = cell.source.removeprefix("# NBVAL_CHECK_OUTPUT\n")
         if cell.id in solutions:
             cell.metadata.nbgrader = _nbgrader(cell.id, solution=True)
-            stub = f'raise NotImplementedError("write {solutions[cell.id].name}")'
+            names = _region_names(cell.source)
             clear = ClearSolutions(
-                code_stub={"python": stub}, begin_solution_delimeter=BEGIN, end_solution_delimeter=END
+                code_stub={"python": STUB}, begin_solution_delimeter=BEGIN, end_solution_delimeter=END
             )
             clear.preprocess_cell(cell, {"language": "python"}, index)
+            for name in names:
+                cell.source = cell.source.replace(STUB, STUB.replace("this", name), 1)
         if cell.id in checks:
             cell.metadata.nbgrader = _nbgrader(cell.id, grade=True, points=checks[cell.id].points)
     for step in (ClearOutput(), LockCells(), ComputeChecksums()):
         notebook, _ = step.preprocess(notebook, {})
     return notebook
+
+
+def _region_names(source: str) -> list[str]:
+    """For each solution region, what a learner writes there: `softmax`, or `Value.__mul__` in a class."""
+
+    def holds(node: ast.AST, line: int) -> bool:
+        return isinstance(node, ast.FunctionDef | ast.ClassDef) and node.lineno <= line <= node.end_lineno
+
+    names = []
+    top = ast.parse(source).body[0]
+    for line, text in enumerate(source.splitlines(), start=1):
+        if BEGIN in text:
+            # Only methods count: a helper inside a function is the function's own business.
+            inner = [n.name for n in top.body if isinstance(top, ast.ClassDef) and holds(n, line)]
+            names.append(".".join([top.name, *inner]))
+    return names
 
 
 def _nbgrader(grade_id: str, *, grade=False, solution=False, **points: int) -> nbformat.NotebookNode:

@@ -182,3 +182,23 @@ def test_a_name_twice_in_a_part_is_refused(tmp_path):
 
 def test_the_course_itself_is_in_step():
     assert sync.main(["--check"], ROOT) == 0
+
+
+def test_each_region_of_a_class_says_which_method_is_to_be_written():
+    source = """class Box:
+    def open(self):
+        ### BEGIN SOLUTION
+        def lid(): ...
+        return lid
+        ### END SOLUTION
+
+    def close(self):
+        def key(): ...
+        ### BEGIN SOLUTION
+        return key
+        ### END SOLUTION
+"""
+    assert sync._region_names(source) == ["Box.open", "Box.close"]
+    assert sync._region_names("def box():\n    def lid():\n        ### BEGIN SOLUTION\n        pass\n") == [
+        "box"
+    ]
