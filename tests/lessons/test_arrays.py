@@ -98,6 +98,15 @@ def test_einsum_refuses_a_text_that_does_not_fit():
         einsum_by_loops("ij,jk->ik", np.zeros((2, 3)), np.zeros(3))
 
 
+@pytest.mark.parametrize(
+    ("spec", "a", "b"),
+    [("ij,jk->ik", (2, 4), (3, 5)), ("ij,jk->ik", (2, 1), (3, 5)), ("ii,i->i", (2, 3), (3,))],
+)
+def test_einsum_refuses_one_letter_with_two_sizes(spec, a, b):
+    with pytest.raises(ValueError, match=r"[ij] is \d and \d"):
+        einsum_by_loops(spec, np.ones(a), np.ones(b))
+
+
 # ----------------------------------------------------------------------------------------------------------- sum
 
 
@@ -133,6 +142,10 @@ def test_the_sum_keeps_its_dtype(dtype):
     assert sum_accurately(np.ones(3, dtype=dtype)).dtype == dtype
 
 
+def test_the_sum_of_no_numbers_is_zero():
+    assert sum_accurately(np.zeros(0)) == 0
+
+
 # -------------------------------------------------------------------------------------------------- probabilities
 
 scores = hnp.arrays(np.float64, hnp.array_shapes(max_dims=4, max_side=4), elements=st.floats(-1e4, 1e4))
@@ -152,6 +165,12 @@ def test_softmax_keeps_dtype_and_input(dtype):
     before = x.copy()
     assert softmax(x, 0).dtype == dtype
     np.testing.assert_array_equal(x, before)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+def test_the_loss_keeps_its_dtype(dtype):
+    loss = negative_log_likelihood(np.array([[200, 0, 100]], dtype=dtype), np.array([1]))
+    assert loss.dtype == dtype and loss == 200
 
 
 @given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6))

@@ -20,7 +20,10 @@ __all__ = [
 
 
 def strides_of(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
-    """The strides, in bytes, of a fresh row-by-row array of this shape whose numbers take `itemsize` bytes."""
+    """The strides, in bytes, of a fresh row-by-row array of this shape.
+
+    One number takes `itemsize` bytes; with 1 the strides are counted in numbers.
+    """
     return tuple(itemsize * math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
@@ -41,26 +44,33 @@ def broadcast_shape(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
 def einsum_by_loops(
     spec: str, a: Float[np.ndarray, "..."], b: Float[np.ndarray, "..."]
 ) -> Float[np.ndarray, "..."]:
-    """np.einsum for two arrays, slowly: one loop per letter; letters missing after the arrow are summed.
+    """np.einsum for two arrays, slowly: one loop per letter.
+
+    Letters missing after the arrow are summed.
 
     Raises:
-        ValueError: `spec` has more or fewer letters than the arrays have axes.
+        ValueError: `spec` has more or fewer letters than the arrays have axes,
+            or one letter stands for two different sizes.
     """
     letters, kept = spec.split("->")
     names_a, names_b = letters.split(",")
-    size = dict(zip(names_a + names_b, a.shape + b.shape, strict=True))
+    size = {}
+    for name, n in zip(names_a + names_b, a.shape + b.shape, strict=True):
+        if size.setdefault(name, n) != n:
+            raise ValueError(f"{name} is {size[name]} and {n}")
     out = np.zeros([size[name] for name in kept])
     for steps in np.ndindex(*size.values()):
         at = {name: steps[axis] for axis, name in enumerate(size)}
-        place_a, place_b, place = (tuple(at[name] for name in names) for names in (names_a, names_b, kept))
-        out[place] += a[place_a] * b[place_b]
+        place_a = tuple(at[name] for name in names_a)
+        place_b = tuple(at[name] for name in names_b)
+        out[tuple(at[name] for name in kept)] += a[place_a] * b[place_b]
     return out
 
 
 def sum_accurately(values: Float[np.ndarray, " n"]) -> np.floating | float:
-    """The sum of `values`, in their own dtype, nearly as accurate as if computed with twice the digits.
+    """The sum of `values`, in their dtype, nearly as accurate as with twice the digits.
 
-    Cascaded summation, "Sum2" of Ogita, Rump and Oishi (2005), on Knuth's exact TwoSum (their algorithm 3.1).
+    "Sum2" of Ogita, Rump and Oishi (2005), on Knuth's TwoSum (their algorithm 3.1).
     """
     total = lost = 0.0
     for value in values:
@@ -72,7 +82,10 @@ def sum_accurately(values: Float[np.ndarray, " n"]) -> np.floating | float:
 
 
 def softmax(x: Float[np.ndarray, "..."], axis: int = -1) -> Float[np.ndarray, "..."]:
-    """Probabilities from scores: positive, adding up to 1 along `axis`. Same shape and dtype as `x`."""
+    """Probabilities from scores: not negative, adding up to 1 along `axis`.
+
+    Same shape and dtype as `x`.
+    """
     weights = np.exp(x - x.max(axis=axis, keepdims=True))
     return weights / weights.sum(axis=axis, keepdims=True)
 
@@ -80,9 +93,10 @@ def softmax(x: Float[np.ndarray, "..."], axis: int = -1) -> Float[np.ndarray, ".
 def negative_log_likelihood(
     logits: Float[np.ndarray, "batch classes"], targets: Int[np.ndarray, " batch"]
 ) -> np.floating:
-    """Mean over the batch of −ln softmax(logits)[target], computed without an exponential that can vanish.
+    """Mean over the batch of −ln softmax(logits)[target], in the dtype of the logits.
 
-    The shifted log-sum-exp of Blanchard, Higham and Higham (2021).
+    Computed without the logarithm of a number that can underflow: the shifted
+    log-sum-exp, analysed by Blanchard, Higham and Higham (2021).
     """
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_prob = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

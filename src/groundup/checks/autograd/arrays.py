@@ -270,7 +270,7 @@ def _(got, expected):
 
 @sum_accurately.mistake
 def plain_running_sum(values):
-    """This is the plain running sum, digits lost and all. Either no loss is ever collected, or the losses are not added back to the total at the end."""
+    """This is the plain running sum, digits lost and all. Either the losses are not collected (lost += …, not lost = …) or they are never added back to the total at the end."""
     total = 0.0
     for value in values:
         total = total + value
@@ -283,12 +283,12 @@ def relied_on_numpy(values):
     return values.sum()
 
 
-def _with_losses(values, loss, collect=lambda lost, loss: lost + loss):
-    """The exercise with another formula for one step's loss, or another way to collect the losses."""
+def _with_losses(values, loss):
+    """The exercise with another formula for one step's loss."""
     total = lost = 0.0
     for value in values:
         new = total + value
-        lost = collect(lost, loss(total, value, new))
+        lost += loss(total, value, new)
         total = new
     return total + lost
 
@@ -309,17 +309,6 @@ def collected_only_what_the_total_lost(values):
 def believed_the_value_arrived(values):
     """You took for granted that the whole value arrived. What arrived is the difference that it made to the total, after rounding, and that may be less than the value."""
     return _with_losses(values, lambda total, value, new: total - (new - value))
-
-
-@sum_accurately.mistake
-def kept_only_the_last_loss(values):
-    """Each step overwrites the loss of the step before it, so only the last one is paid back. Add every loss to those before it."""
-
-    def both(total, value, new):
-        arrived = new - total
-        return (total - (new - arrived)) + (value - arrived)
-
-    return _with_losses(values, both, collect=lambda lost, loss: loss)
 
 
 @sum_accurately.mistake
@@ -531,6 +520,8 @@ def _(rng):
         sure = logits.copy()
         sure[np.arange(6), class_] = distance + logits.max(axis=1)
         yield Case(label, logits=sure, targets=targets)
+    logits, targets = some(4, 3)
+    yield Case("float32", logits=(logits / 4).astype(np.float32), targets=targets)
     logits, targets = some(3, 6)
     logits[np.arange(3), (targets + 2) % 6] += 150
     yield Case("sure and wrong, float32", logits=logits.astype(np.float32), targets=targets)
