@@ -1,9 +1,12 @@
 """The built site, served on a port of this machine, and a browser. Both are made once."""
 
+import fcntl
 import functools
 import http.server
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -17,13 +20,13 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 @pytest.fixture(scope="session")
 def site() -> Path:
-    """The folder of the built site; built if it is not there."""
-    folder = ROOT / "_build" / "html"
-    if not (ROOT / "_build" / ".clean").exists():
-        from ci.book import build
-
-        assert build() == 0
-    return folder
+    """The folder of the built site, brought up to date first; one process at a time."""
+    (ROOT / "_build").mkdir(exist_ok=True)
+    with open(ROOT / "_build" / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run([sys.executable, "-m", "ci.book"], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    return ROOT / "_build" / "html"
 
 
 @pytest.fixture(scope="session")
@@ -51,22 +54,35 @@ def browser():
         launched.close()
 
 
+@pytest.fixture(scope="session")
+def contexts(browser):
+    """One browser context for each theme and width, so that scripts are fetched once and then cached."""
+    made = {}
+
+    def context(theme: str, width: int):
+        if (theme, width) not in made:
+            made[theme, width] = browser.new_context(viewport={"width": width, "height": 900})
+            made[theme, width].add_init_script(
+                f"localStorage.setItem('mode', '{theme}'); localStorage.setItem('theme', '{theme}')"
+            )
+        return made[theme, width]
+
+    yield context
+    for one in made.values():
+        one.close()
+
+
 @pytest.fixture
-def visit(browser, address):
+def visit(contexts, address):
     """visit(page, theme, width) opens a page of the site and waits for its formulas and figures.
 
     The page's `.trouble` lists what went wrong while it loaded, and `.asked` the addresses that it asked for.
     """
-    contexts = []
+    tabs = []
 
-    def go(page: str, theme: str = "light", width: int = 1280, **options):
-        context = browser.new_context(viewport={"width": width, "height": 900}, **options)
-        contexts.append(context)
-        context.add_init_script(
-            f"if (!localStorage.getItem('mode')) {{ localStorage.setItem('mode', '{theme}');"
-            f" localStorage.setItem('theme', '{theme}'); }}"
-        )
-        tab = context.new_page()
+    def go(page: str, theme: str = "light", width: int = 1280):
+        tab = contexts(theme, width).new_page()
+        tabs.append(tab)
         tab.trouble, tab.asked = [], []
         tab.on("console", lambda said: said.type == "error" and tab.trouble.append(said.text))
         tab.on("pageerror", lambda error: tab.trouble.append(str(error)))
@@ -82,5 +98,5 @@ def visit(browser, address):
         return tab
 
     yield go
-    for context in contexts:
-        context.close()
+    for tab in tabs:
+        tab.close()
