@@ -23,7 +23,7 @@ def to_numpy(values):
         if "bfloat16" in str(values.dtype) or "float8" in str(values.dtype):
             values = values.float()
         return values.numpy()
-    if isinstance(values, (list, tuple)) or hasattr(values, "__next__") or isinstance(values, (range, map)):
+    if hasattr(values, "__iter__") and not hasattr(values, "dtype") and not isinstance(values, (str, bytes)):
         values = [to_numpy(value) if hasattr(value, "detach") else value for value in values]
     try:
         array = np.asarray(values)
@@ -54,7 +54,7 @@ def to_numbers(values, name: str, ndim: int | None = None):
         raise ValueError(f"{name} must hold real numbers, not {array.dtype}")
     if ndim is not None and array.ndim != ndim:
         raise ValueError(
-            f"{name} must have {ndim} axis{'' if ndim == 1 else 'es'}, its shape is {array.shape}"
+            f"{name} must have {ndim} {'axis' if ndim == 1 else 'axes'}, its shape is {array.shape}"
         )
     return array
 

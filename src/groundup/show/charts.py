@@ -37,7 +37,7 @@ def lines(series: dict, *, x="", y="", title="", log_x=False, log_y=False):
         trace["line"] = {
             "color": _colour(index),
             "width": 2.25,
-            "dash": style.DASHES[index % len(style.DASHES)],
+            "dash": _cycled(style.DASHES, index),
         }
         traces.append(trace)
     return _xy(traces, x, y, title, log_x, log_y)
@@ -128,11 +128,8 @@ def _curve(name, values):
     """(x, y) of one series as 1-D arrays."""
     import numpy as np
 
-    if (
-        isinstance(values, tuple)
-        and len(values) == 2
-        and all(hasattr(part, "__len__") or hasattr(part, "__iter__") for part in values)
-    ):
+    # A tuple of two numbers (or one-number tensors) is two y values.
+    if isinstance(values, tuple) and len(values) == 2 and all(to_numpy(part).ndim for part in values):
         xs, ys = to_numpy(values[0]), to_numbers(values[1], f"the y values of {name!r}", 1)
         if xs.ndim != 1 or len(xs) != len(ys):
             raise ValueError(f"the x values of {name!r} have shape {xs.shape}, its y values {ys.shape}")
@@ -147,7 +144,7 @@ def _trace(index: int, name, xs, ys, x: str, y: str) -> dict:
         "name": str(name),
         "x": xs.tolist(),
         "y": [value if abs(value) < float("inf") else None for value in ys.tolist()],
-        "marker": {"color": _colour(index), "symbol": style.MARKERS[index % len(style.MARKERS)], "size": 7},
+        "marker": {"color": _colour(index), "symbol": _cycled(style.MARKERS, index), "size": 7},
         "hovertemplate": f"{x or 'x'} %{{x}}<br>{y or 'y'} %{{y:.5~g}}<extra>{name}</extra>",
     }
 
@@ -195,6 +192,11 @@ def wrapped(title: str, most: int = 46) -> list[str]:
         return []
     each = math.ceil(len(title) / math.ceil(len(title) / most)) + 4
     return textwrap.wrap(title, each, break_long_words=False, break_on_hyphens=False)
+
+
+def _cycled(choices: tuple, index: int) -> str:
+    """The seventh series has the first one's colour: shift, so that it has not the first one's dash too."""
+    return choices[(index + index // len(style.SERIES)) % len(choices)]
 
 
 def _colour(index: int) -> str:

@@ -16,6 +16,7 @@ from groundup.show.charts import new_figure, title_of, wrapped
 WIDE = 690  # pixels inside a figure on a page
 GAP = 30  # least pixels between two layers
 LOOSE = 110  # most pixels between two layers on a wide page
+RING = 6  # pixels around a box that is highlighted
 APART = 16  # least pixels between two boxes of a layer
 KINDS = {"input": "node", "op": "node_op", "output": "node_output"}
 
@@ -301,8 +302,8 @@ def draw(spec: Spec, layout: Layout):
     title = wrapped(spec.title)
     top = 14 + 20 * len(title) + (10 if title else 0)
     fig = new_figure(
-        [trace], shapes=shapes, showlegend=False, height=max(round(layout.height), 40) + top + 14,
-        margin={"l": 8, "r": 8, "t": top, "b": 14}, title=title_of(title),
+        [trace], shapes=shapes, showlegend=False, height=max(round(layout.height), 40) + 2 * RING + top + 10,
+        margin={"l": 8, "r": 8, "t": top, "b": 10}, title=title_of(title),
     )  # fmt: skip
     # Boxes are in pixels and their places stretch with the page; a small graph is not torn apart on a wide one.
     layers = max(len({x for x, _ in layout.centre.values()}), 1)
@@ -312,7 +313,7 @@ def draw(spec: Spec, layout: Layout):
     hidden = {"visible": False, "fixedrange": True}
     fig.update_layout(
         xaxis=hidden | {"range": [middle - span / 2, middle + span / 2]},
-        yaxis=hidden | {"range": [-max(layout.height, 40), 0]},
+        yaxis=hidden | {"range": [-max(layout.height, 40) - RING, RING]},
     )
     if layout.width > style.NARROW:
         fig.update_layout(meta={"min_width": round(layout.width) + 16})

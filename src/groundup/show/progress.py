@@ -21,6 +21,7 @@ class Training:
         self.step = 0
         self.history: dict[str, tuple[list[int], list[float]]] = {}
         self._bar = None
+        self._started = self._drawn = time.monotonic()
 
     def __enter__(self) -> "Training":
         self._started = self._drawn = time.monotonic()
@@ -34,11 +35,12 @@ class Training:
 
         Values are numbers or one-element arrays and tensors. `step` counts from 1 and is by default the next one.
         """
+        numbers_now = {name: _number(name, value) for name, value in values.items()}
         self.step = self.step + 1 if step is None else int(step)
-        for name, value in values.items():
+        for name, number in numbers_now.items():
             steps, numbers = self.history.setdefault(name, ([], []))
             steps.append(self.step)
-            numbers.append(float(value))
+            numbers.append(number)
         now = time.monotonic()
         if self._bar is not None and now - self._drawn >= EVERY:
             self._drawn = now
@@ -64,9 +66,21 @@ class Training:
         try:
             if self._bar is not None:
                 self._bar.close(stopped=kind is not None)
-        finally:
             if self.history:
                 show_bundle(bundle_of(figure_json(self.figure(), self.alt)))
+        except Exception:
+            # The run's own exception is the news; a drawing that fails after it must not take its place.
+            if kind is None:
+                raise
+
+
+def _number(name: str, value) -> float:
+    if hasattr(value, "detach"):
+        value = value.detach()
+    try:
+        return float(value.item() if hasattr(value, "item") else value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} must be one number, not {type(value).__name__}") from error
 
 
 def training(steps: int, *, x: str = "step", y: str = "loss", alt: str) -> Training:

@@ -4,8 +4,9 @@ A figure is stored once and read on white pages and on near-black ones, so what 
 legible on both. A page that knows its theme replaces every string that equals COLOURS[key] by LIGHT[key] or
 DARK[key]; the three dicts have the same keys, and no two values of COLOURS are equal.
 
-Series colours follow Okabe and Ito, "Color Universal Design" (2008), moved to a lightness that both backgrounds
-allow; tests/show/test_style.py measures contrast and the distance seen with colour-blindness.
+The first three series colours are those of Okabe and Ito, "Color Universal Design" (2008); the other three were
+searched for so that all six stay apart with and without red-green colour-blindness, at a lightness that both
+backgrounds allow. tests/show/test_style.py measures it.
 """
 
 COLOURS = {
@@ -18,9 +19,9 @@ COLOURS = {
     "blue": "#0072b2",
     "orange": "#d55e00",
     "green": "#009e73",
-    "purple": "#b0609b",
-    "gold": "#a87b00",
-    "sky": "#3d93c9",
+    "purple": "#8c54fa",
+    "teal": "#329fae",
+    "red": "#c41235",
     "node": "#0072b3",
     "node_op": "#6b6b6b",
     "node_output": "#00795a",
@@ -49,12 +50,12 @@ DARK = COLOURS | {
     "blue": "#4aa3df",
     "orange": "#f0812f",
     "green": "#2fbf93",
-    "purple": "#d78cc4",
-    "gold": "#d9ac2b",
-    "sky": "#8cc8ee",
+    "purple": "#8a7dff",
+    "teal": "#c6ecf2",
+    "red": "#cf4a45",
 }
 
-SERIES = ("blue", "orange", "green", "purple", "gold", "sky")
+SERIES = ("blue", "orange", "green", "purple", "teal", "red")
 # A series is told apart without its colour by its dash, and by its marker where there are few points.
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "cross")
