@@ -45,7 +45,7 @@ def _(x):
 def fails(answer, *words, exercise=quick, status=None):
     started = time.perf_counter()
     result = grade(exercise, answer)
-    assert time.perf_counter() - started < 4
+    assert time.perf_counter() - started < 6
     assert result.status != "passed", result
     assert 0 < len(result.message) <= 1500 and result.message.count("\n") < 20
     assert "Traceback" not in result.message and "groundup/check" not in result.message
@@ -304,6 +304,13 @@ def loop_that_keeps_what_it_catches(x):
             kept.append(error)
 
 
+def recursion_that_catches(x):
+    try:
+        return recursion_that_catches(x)
+    except BaseException:
+        return recursion_that_catches(x)
+
+
 def sleeps(x):
     time.sleep(1000)
 
@@ -364,6 +371,7 @@ def changes_the_alarm(x):
         loop_that_catches,
         loop_that_catches_twice,
         loop_that_keeps_what_it_catches,
+        recursion_that_catches,
         sleeps,
         waits_for_a_lock,
         catches_and_answers,
