@@ -1,19 +1,23 @@
 """Checks for the lesson autograd.graph.
 
-A graph is described by a *program*: one assignment a line, such as ``"v2 = v0 * v1"``, over the leaves v0, v1, ….
+A graph is described by a *program*: one assignment a line, such as ``"a = x * y"``, over the leaves x, y and z.
 The same text runs on the learner's Value, on `Scalar` below and on torch's float64 tensors, so the oracle is torch
 and a failing case can be read. `Scalar` is a second engine, built differently from the lesson's (it stores slopes,
 not functions); the named mistakes of `Value` are edits of it.
+
+An observation that is a text is a sentence for the learner: there was nothing to compare.
 """
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 import torch
 
-from groundup.check import Case, Exercise
+from groundup.check import Case, Exercise, compare
+
+LEAVES = "xyz"
 
 
 class Scalar:
@@ -89,18 +93,25 @@ class Scalar:
         return self * other
 
 
-def parents_first(root) -> list:
-    """Order by removing leaves again and again (Kahn, 1962): not the way that the lesson goes."""
+def parents_first(root, stop: Collection[int] = ()) -> list:
+    """Order by removing leaves again and again (Kahn, 1962): not the way that the lesson goes.
+
+    Nodes whose id is in `stop` count as leaves.
+    """
+
+    def parents_of(node):
+        return () if id(node) in stop else node.parents
+
     nodes, children, waiting_for = [root], {}, {}
     found = {id(root)}
     for node in nodes:  # grows while we walk
-        waiting_for[id(node)] = len(node.parents)
-        for parent in node.parents:
+        waiting_for[id(node)] = len(parents_of(node))
+        for parent in parents_of(node):
             children.setdefault(id(parent), []).append(node)
             if id(parent) not in found:
                 found.add(id(parent))
                 nodes.append(parent)
-    ready = [node for node in nodes if not node.parents]
+    ready = [node for node in nodes if not parents_of(node)]
     for node in ready:  # grows while we walk
         for child in children.get(id(node), []):
             waiting_for[id(child)] -= 1
@@ -109,12 +120,15 @@ def parents_first(root) -> list:
     return ready
 
 
-def run(program: list[str], leaves: list) -> dict:
-    """Every variable of the program, by name. `leaves` become v0, v1, …"""
-    variables = {f"v{i}": leaf for i, leaf in enumerate(leaves)}
+def run(program: list[str], leaves: list, look: Callable | None = None) -> dict:
+    """Every variable of the program, by name; `look(expression, value)` sees each line's result."""
+    variables = dict(zip(LEAVES, leaves, strict=False))
     for line in program:
         exec(line, {}, variables)
-    return {name: value for name, value in variables.items() if name.startswith("v")}
+        if look is not None:
+            name, expression = line.split(" = ", 1)
+            look(expression, variables[name])
+    return {name: value for name, value in variables.items() if name != "_"}
 
 
 def slopes_by_torch(program: list[str], leaves: list[float], root: str) -> dict[str, float | None]:
@@ -127,31 +141,44 @@ def slopes_by_torch(program: list[str], leaves: list[float], root: str) -> dict[
 
 def random_program(rng: np.random.Generator, leaves: list[float], lines: int) -> list[str]:
     """Lines that reuse earlier variables, stay inside every function's domain, and whose last line uses all of them."""
+    names = LEAVES[: len(leaves)] + "abcdefghijklm"
     values = [Scalar(leaf) for leaf in leaves]
     program, used = [], set()
     while len(program) < lines:
         i, j = (int(k) for k in rng.integers(len(values), size=2))
-        templates = ["v{i} + v{j}", "v{i} * v{j}", "v{i} - v{j}", "v{i} * v{i}", "v{i} ** 2", "v{i} ** 3"]
-        templates += ["v{i}.tanh()", "v{i}.tanh()", "-v{i}", "2 * v{i}", "1 - v{i}", "v{i} - 0.5", "v{i} / 3"]
+        templates = ["{u} + {v}", "{u} * {v}", "{u} - {v}", "{u} * {u}", "{u} ** 2", "{u} ** 3"]
+        templates += ["{u}.tanh()", "{u}.tanh()", "-{u}", "2 * {u}", "1 - {u}", "{u} - 0.5", "{u} / 3"]
         if abs(values[j].data) > 0.4:
-            templates += ["v{i} / v{j}", "2 / v{j}", "v{j} ** -2"]
+            templates += ["{u} / {v}", "2 / {v}", "{v} ** -2"]
         if values[i].data > 0.4:
-            templates += ["v{i}.log()", "v{i} ** 0.5"]
+            templates += ["{u}.log()", "{u} ** 0.5"]
         if values[i].data < 2:
-            templates += ["v{i}.exp()"]
-        right = str(rng.choice(templates)).format(i=i, j=j)
-        value = eval(right, {f"v{k}": value for k, value in enumerate(values)})
+            templates += ["{u}.exp()"]
+        template = str(rng.choice(templates))
+        right = template.format(u=names[i], v=names[j])
+        value = eval(right, dict(zip(names, values, strict=False)))
         if abs(value.data) < 8:
-            used |= {k for k in (i, j) if f"v{k}" in right.replace(".", " ").split()}
-            program.append(f"v{len(values)} = {right}")
+            used |= {names[k] for k, letter in ((i, "{u}"), (j, "{v}")) if letter in template}
+            program.append(f"{names[len(values)]} = {right}")
             values.append(value)
-    loose = [f"v{k}" for k in range(len(values)) if k not in used]
-    return [*program, f"v{len(values)} = sum([{', '.join(loose)}])"]
+    loose = [name for name in names[: len(values)] if name not in used]
+    return [*program, f"{names[len(values)]} = sum([{', '.join(loose)}])"]
 
 
 def away_from_zero(rng: np.random.Generator, size: int) -> list[float]:
     """Numbers of both signs between 0.5 and 2 in size, so that no slope hides behind a zero."""
     return [float(x) for x in rng.uniform(0.5, 2.0, size) * rng.choice([-1.0, 1.0], size)]
+
+
+def unlike(got: dict[str, float], expected: dict[str, float], what: str) -> str | None:
+    """The first name whose number is another, in words; the tolerance is relative to the largest expected number."""
+    ours, theirs = np.array(list(got.values())), np.array(list(expected.values()))
+    if got.keys() == expected.keys() and compare(ours, theirs) is None:
+        return None
+    for name in expected:
+        if name not in got or compare(got[name], expected[name]) is not None:
+            break
+    return f"{what.format(name)} is {got.get(name, math.nan):.6g}, expected {expected[name]:.6g}."
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -166,16 +193,41 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield Case("e is 0: the last product sends nothing straight to a", a=a, b=b, c=-a * b)
     yield Case("a is 1", a=1.0, b=b, c=c)
     yield Case("a, b and e are equal", a=a, b=a, c=a - a * a)
+    yield Case("the slopes in a and c are equal", a=a, b=b, c=a - 2 * a * b)
     for _ in range(3):
         a, b, c = (float(x) for x in rng.normal(size=3) * 3)
         yield Case("three random numbers", a=a, b=b, c=c)
+
+
+SLOPES = ("L", "grad_a", "grad_b", "grad_c")
+
+
+@gradients_by_hand.observe
+def _(obj, a, b, c):
+    returned = obj(a, b, c)
+    if returned is None:
+        return "You returned None. Is a return missing?"
+    if not isinstance(returned, list | tuple) or len(returned) != 4:
+        return "You must return four numbers: L, grad_a, grad_b, grad_c."
+    return dict(zip(SLOPES, returned, strict=True))
 
 
 @gradients_by_hand.oracle
 def _(a, b, c):
     leaves = [torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (a, b, c)]
     result = (leaves[0] * leaves[1] + leaves[2]) * leaves[0]
-    return (result.item(), *(grad.item() for grad in torch.autograd.grad(result, leaves)))
+    numbers = (result.item(), *(grad.item() for grad in torch.autograd.grad(result, leaves)))
+    return dict(zip(SLOPES, numbers, strict=True))
+
+
+@gradients_by_hand.agree
+def _(got, expected):
+    if isinstance(got, str) or isinstance(expected, str):
+        return None if got == expected else str(got)
+    for name in SLOPES:
+        if difference := compare(got[name], expected[name]):
+            return f"For {name}, {difference}"
+    return None
 
 
 @gradients_by_hand.mistake
@@ -213,72 +265,139 @@ def product_slopes_swapped(a, b, c):
     return e * a, e * a + a, e * b, e
 
 
+@gradients_by_hand.mistake
+def inner_product_swapped(a, b, c):
+    """At d = a * b you multiplied by the number itself: a for grad_a, b for grad_b. The slope of a product in one factor is the *other* factor."""
+    e = a * b + c
+    return e * a, a * a + e, a * b, a
+
+
+@gradients_by_hand.mistake
+def own_factor_in_grad_b(a, b, c):
+    """For grad_b you multiplied grad_d by b itself. The slope of d = a * b in b is the *other* factor: if a is 10, moving b by 1 moves d by 10."""
+    e = a * b + c
+    return e * a, a * b + e, a * b, a
+
+
+@gradients_by_hand.mistake
+def own_factor_in_grad_a(a, b, c):
+    """For the road through d you multiplied grad_d by a itself. The slope of d = a * b in a is the *other* factor: if b is 10, moving a by 1 moves d by 10."""
+    e = a * b + c
+    return e * a, a * a + e, a * a, a
+
+
+@gradients_by_hand.mistake
+def in_the_order_of_the_backward_pass(a, b, c):
+    """Your slopes are right, but stand in the order in which you found them: c, b, a. Return L, then the slopes in a, b and c."""
+    e = a * b + c
+    return e * a, a, a * a, a * b + e
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 Value = Exercise("autograd.graph.Value", kind="class")
 
-ONE_STEP = {  # each expression alone, so that a failure names the operation
-    "x * y": ["v2 = v0 * v1"],
-    "x * 3": ["v2 = v0 * 3"],
-    "2 * x": ["v2 = 2 * v0"],
-    "x ** 3": ["v2 = v0 ** 3"],
-    "x ** -2": ["v2 = v0 ** -2"],
-    "x.exp()": ["v2 = v0.exp()"],
-    "x.tanh()": ["v2 = v0.tanh()"],
-    "x - y": ["v2 = v0 - v1"],
-    "x - 2": ["v2 = v0 - 2"],
-    "1 - x": ["v2 = 1 - v0"],
-    "-x": ["v2 = -v0"],
-    "x / y": ["v2 = v0 / v1"],
-    "x / 4": ["v2 = v0 / 4"],
-    "2 / x": ["v2 = 2 / v0"],
-    "x + y": ["v2 = v0 + v1"],
-    "3 + x": ["v2 = 3 + v0"],
-}
+ONE_STEP = [
+    "x * y",
+    "x * 3",
+    "2 * x",
+    "x ** 3",
+    "x ** -2",
+    "x.exp()",
+    "x.tanh()",
+    "x - y",
+    "x - 2",
+    "1 - x",
+    "-x",
+    "x / y",
+    "x / 4",
+    "2 / x",
+    "x + y",
+    "3 + x",
+]
 
 SHARED = {  # a value used twice, or a step behind another
-    "x * x: the same value twice": ["v2 = v0 * v0"],
-    "x ** 2 + 3 * x: x in two places": ["v2 = v0 ** 2", "v3 = 3 * v0", "v4 = v2 + v3"],
-    "x * y + x: x in two places": ["v2 = v0 * v1", "v3 = v2 + v0"],
-    "2 * (x * y)": ["v2 = v0 * v1", "v3 = 2 * v2"],
-    "2 * x ** 3": ["v2 = v0 ** 3", "v3 = 2 * v2"],
-    "2 * x.tanh()": ["v2 = v0.tanh()", "v3 = 2 * v2"],
-    "x.tanh() * x + y": ["v2 = v0.tanh()", "v3 = v2 * v0 + v1"],
-    "x ** 2 * x": ["v2 = v0 ** 2", "v3 = v2 * v0"],
-    "x * y * x": ["v2 = v0 * v1", "v3 = v2 * v0"],
-    "y * x * x": ["v2 = v1 * v0", "v3 = v2 * v0"],
+    "x * x: the same value twice": ["a = x * x"],
+    "x ** 2 + 3 * x: x in two places": ["a = x ** 2", "b = 3 * x", "c = a + b"],
+    "x * y + x: x in two places": ["a = x * y", "b = a + x"],
+    "2 * (x * y)": ["a = x * y", "b = 2 * a"],
+    "2 * x ** 3": ["a = x ** 3", "b = 2 * a"],
+    "2 * x.tanh()": ["a = x.tanh()", "b = 2 * a"],
+    "x.tanh() * x + y": ["a = x.tanh()", "b = a * x", "c = b + y"],
+    "x ** 2 * x": ["a = x ** 2", "b = a * x"],
+    "x * y * x": ["a = x * y", "b = a * x"],
+    "y * x * x": ["a = y * x", "b = a * x"],
 }
 
 
 @Value.cases
 def _(rng: np.random.Generator) -> Iterator[Case]:
-    for label, program in ONE_STEP.items():
-        yield Case(label, program=program, leaves=away_from_zero(rng, 2))
-    for label, program in {"x.log()": ["v1 = v0.log()"], "x ** 0.5": ["v1 = v0 ** 0.5"]}.items():
-        yield Case(label, program=program, leaves=[float(rng.uniform(0.5, 3))])
-    yield Case("x ** 1", program=["v1 = v0 ** 1"], leaves=away_from_zero(rng, 1))
-    yield Case("x ** 2 at x = 0", program=["v1 = v0 ** 2"], leaves=[0.0])
-    yield Case("x.log() * x", program=["v1 = v0.log()", "v2 = v1 * v0"], leaves=[float(rng.uniform(0.5, 3))])
-    yield Case("x.log() at x = 1, times 3", program=["v1 = v0.log()", "v2 = 3 * v1"], leaves=[1.0])
+    for expression in ONE_STEP:
+        yield Case(expression, program=[f"a = {expression}"], leaves=away_from_zero(rng, 2))
+    for expression in ("x.log()", "x ** 0.5"):
+        yield Case(expression, program=[f"a = {expression}"], leaves=[float(rng.uniform(0.5, 3))])
+    yield Case("x ** 1", program=["a = x ** 1"], leaves=away_from_zero(rng, 1))
+    yield Case("x ** 2 at x = 0", program=["a = x ** 2"], leaves=[0.0])
+    yield Case("x.log() * x", program=["a = x.log()", "b = a * x"], leaves=[float(rng.uniform(0.5, 3))])
+    yield Case("x.log() at x = 1, times 3", program=["a = x.log()", "b = 3 * a"], leaves=[1.0])
     for label, program in SHARED.items():
         yield Case(label, program=program, leaves=away_from_zero(rng, 2))
     for _ in range(4):
         leaves = away_from_zero(rng, 3)
-        program = random_program(rng, leaves, lines=10)
-        yield Case("a random program: " + "; ".join(program), program=program, leaves=leaves)
+        yield Case("a random program", program=random_program(rng, leaves, lines=10), leaves=leaves)
+
+
+class Told(Exception):
+    """Carries a sentence out of a program that cannot go on."""
+
+
+def is_a_node(obj: type, expression: str, value) -> None:
+    """Raises Told if an operation's result is no node that the backward pass could use."""
+    said = None
+    if value is None:
+        said = f"`{expression}` returned None. Is a return missing?"
+    elif isinstance(value, int | float):
+        said = f"`{expression}` returned a plain number, expected a Value: compute with Values, not with their .data."
+    elif not isinstance(value, obj):
+        said = f"`{expression}` returned a {type(value).__name__}, expected a Value."
+    elif isinstance(value.parents, obj):
+        said = (
+            f"The parents of `{expression}` must be a tuple. A tuple of one is written with a comma: (self,)."
+        )
+    elif not isinstance(value.parents, list | tuple) or not all(isinstance(p, obj) for p in value.parents):
+        said = f"The parents of `{expression}` must be a tuple of the Values that it was made from."
+    elif not value.parents:
+        said = (
+            f"The result of `{expression}` has no parents. Give Value(...) the Values that it was made from."
+        )
+    elif not callable(value._backward):
+        said = (
+            f"`{expression}` stored no function as its backward: pass `backward` itself, without calling it."
+        )
+    if said:
+        raise Told(said)
+
+
+def walk_back(values: list) -> None:
+    """Hand gradients on from the last value, line by line: an order that is the same for every engine."""
+    values[-1].grad = 1.0
+    named = {id(value) for value in values}
+    for value in reversed(values):
+        for node in reversed(parents_first(value, stop=named - {id(value)})):
+            if node is value or id(node) not in named:
+                node._backward(node.grad)
 
 
 @Value.observe
 def _(obj, program, leaves):
-    """Run the program; then walk back, calling every node's `_backward` ourselves, in an order of our own."""
-    variables = run(program, [obj(leaf) for leaf in leaves])
-    root = list(variables.values())[-1]
-    order = parents_first(root)
-    root.grad = 1.0
-    for node in reversed(order):
-        node._backward(node.grad)
+    """Run the program; then walk back, calling every node's `_backward` ourselves."""
+    try:
+        variables = run(program, [obj(x) for x in leaves], lambda *result: is_a_node(obj, *result))
+    except Told as sentence:
+        return str(sentence)
+    walk_back(list(variables.values()))
     return {
-        "data": np.array([float(v.data) for v in variables.values()]),
-        "grad": np.array([float(v.grad) for v in variables.values()]),
+        "data": {name: float(v.data) for name, v in variables.items()},
+        "grad": {name: float(v.grad) for name, v in variables.items()},
     }
 
 
@@ -287,9 +406,18 @@ def _(program, leaves):
     data = run(program, [torch.tensor(leaf, dtype=torch.float64) for leaf in leaves])
     grads = slopes_by_torch(program, leaves, list(data)[-1])
     return {
-        "data": np.array([v.item() for v in data.values()]),
-        "grad": np.array([grads[name] or 0.0 for name in data]),
+        "data": {name: v.item() for name, v in data.items()},
+        "grad": {name: grads[name] or 0.0 for name in data},
     }
+
+
+@Value.agree
+def _(got, expected):
+    if isinstance(got, str) or isinstance(expected, str):
+        return None if got == expected else str(got)
+    return unlike(got["data"], expected["data"], "`{}.data`") or unlike(
+        got["grad"], expected["grad"], "`{}.grad`"
+    )
 
 
 @Value.property
@@ -323,26 +451,51 @@ def an_exponent_that_is_a_value_is_refused(obj, program, leaves):
     return False
 
 
-WRITTEN_BY_THE_LEARNER = ("*", "**", "log", "tanh")
+WRITTEN_BY_THE_LEARNER = {"*": "x * y", "**": "x ** n", "log": "x.log()", "tanh": "x.tanh()"}
 
 
-@Value.mistake
-class assigns_instead_of_adding(Scalar):
-    """You set a parent's gradient with = instead of adding to it. A value that is used twice, as in x * x, then keeps only the last contribution; the others are overwritten."""
+class _Assigns(Scalar):
+    """Overwrites the gradients of the parents, in the operations `where`."""
+
+    where: tuple = ()
 
     def _backward(self, grad):
-        if self.op not in WRITTEN_BY_THE_LEARNER:
-            return super()._backward(grad)
-        for parent, slope in zip(self.parents, self._slopes, strict=True):
-            parent.grad = slope * grad
+        if self.op in self.where:
+            for parent, slope in zip(self.parents, self._slopes, strict=True):
+                parent.grad = slope * grad
+        else:
+            super()._backward(grad)
+
+
+class _LosesGrad(Scalar):
+    """Hands on its own slope only, in the operations `where`."""
+
+    where: tuple = ()
+
+    def _backward(self, grad):
+        super()._backward(1.0 if self.op in self.where else grad)
 
 
 @Value.mistake
-class forgets_the_incoming_gradient(Scalar):
+class assigns_instead_of_adding(_Assigns):
+    """You set a parent's gradient with = instead of adding to it with +=. A value that is used twice, as in x * x, then keeps only the last contribution; the others are overwritten."""
+
+    where = tuple(WRITTEN_BY_THE_LEARNER)
+
+
+@Value.mistake
+class forgets_the_incoming_gradient(_LosesGrad):
     """Your operations add only their own slope. By the chain rule it must be multiplied by `grad`, which says how strongly this result moves the end of the graph. A single step looks right, because there grad is 1."""
 
-    def _backward(self, grad):
-        super()._backward(1.0 if self.op in WRITTEN_BY_THE_LEARNER else grad)
+    where = tuple(WRITTEN_BY_THE_LEARNER)
+
+
+for _op, _shown in WRITTEN_BY_THE_LEARNER.items():  # the same two, in one operation alone
+    _name = {"*": "mul", "**": "pow"}.get(_op, _op)
+    _told = f"In {_shown} you set a parent's gradient with = instead of adding to it with +=. A value that is used in two places then keeps only the last contribution; the others are overwritten."
+    Value.mistake(type(f"assigns_in_{_name}", (_Assigns,), {"where": (_op,), "__doc__": _told}))
+    _told = f"In {_shown} you add only the operation's own slope. By the chain rule it must be multiplied by `grad`, which says how strongly this result moves the end of the graph. Alone it looks right, because there grad is 1."
+    Value.mistake(type(f"forgets_grad_in_{_name}", (_LosesGrad,), {"where": (_op,), "__doc__": _told}))
 
 
 @Value.mistake
@@ -478,36 +631,56 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield Case("a chain of 5,000 nodes", parents=[[]] + [[k] for k in range(4_999)])
 
 
-FACTS = ("it ends, and asks no node again and again", "every node is there", "no node comes twice")
-FACTS += ("parents come first", "the root comes last")
+def _defects(order: list[int], parents: list[list[int]]) -> dict[str, str]:
+    """What is wrong with an order of the nodes 0, 1, …: a sentence for each kind of defect."""
+    found = {}
+    if missing := sorted(set(range(len(parents))) - set(order)):
+        found["missing"] = f"The order misses node {missing[0]}."
+    if -1 in order:
+        found["foreign"] = "The order holds something that is no node of the graph."
+    place: dict[int, int] = {}
+    for i, k in enumerate(order):
+        if k in place:
+            found.setdefault("twice", f"Node {k} comes twice.")
+        place.setdefault(k, i)
+    for k in place:
+        for p in parents[k] if k >= 0 else ():
+            if place.get(p, -1) > place[k]:
+                found.setdefault("early", f"Node {k} stands before its parent {p}.")
+    return found
 
 
 @topological_order.observe
 def _(obj, parents):
-    """Any order that is right is right: look at what makes it so."""
+    """Any order that is right is right: look at its defects. Gives their kinds, and a sentence about the first."""
     nodes = dots(parents)
     index = {id(node): k for k, node in enumerate(nodes)}
     try:
         given = obj(nodes[-1])
     except TooMuchWork:
-        return dict.fromkeys(FACTS, False)
+        return ["endless"], "It asks the same nodes for their parents again and again. Does your pile shrink?"
+    if given is None:
+        return ["None"], "You returned None. Is a return missing?"
     if not isinstance(given, list | tuple):
-        return given
+        return ["no list"], f"You returned a {type(given).__name__}, expected a list of nodes."
     order = [index.get(id(node), -1) for node in given]
-    place = {k: i for i, k in reversed(list(enumerate(order)))}  # a node counts from its first appearance
-    facts = (
-        True,
-        set(order) == set(range(len(nodes))),
-        len(order) == len(set(order)),
-        all(place[p] < place[k] for k in place if k >= 0 for p in parents[k] if p in place),
-        order[-1:] == [len(nodes) - 1],
+    defects = _defects(order, parents)
+    shown = (
+        f" Your order: {', '.join(map(str, order)) or 'empty'}."
+        if -1 not in order and len(order) < 20
+        else ""
     )
-    return dict(zip(FACTS, facts, strict=True))
+    return list(defects), next(iter(defects.values()), "") + shown
 
 
 @topological_order.oracle
 def _(parents):
-    return dict.fromkeys(FACTS, True)
+    return [], ""
+
+
+@topological_order.agree
+def _(got, expected):
+    return None if got[0] == expected[0] else got[1]
 
 
 def _recursive(node, order: list, placed: set) -> list:
@@ -574,15 +747,54 @@ def walks_every_road(root):
 
 
 @topological_order.mistake
-def placed_as_soon_as_met(root):
-    """You list nodes as you meet them on the way down and turn the list round. Where a short road and a long road lead to the same node, one of its children then comes before it. Place a node only once all its parents are placed."""
+def never_remembers(root):
+    """You never note what is placed, so its children wait for it for ever and put it on the pile again and again. When you place a node, do two things: append it to the order and add it to `placed`."""
+    while root.parents:
+        pass
+    return [root]
+
+
+def _met(root, take: int, turn: int) -> list:
     met, pile = {}, [root]
     while pile:
-        node = pile.pop()
+        node = pile.pop(take)
         if node not in met:
             met[node] = True
-            pile.extend(reversed(node.parents))
+            pile.extend(node.parents[::turn])
     return list(met)[::-1]
+
+
+@topological_order.mistake
+def placed_as_soon_as_met(root):
+    """You list nodes as you meet them on the way down and turn the list round. Where a short road and a long road lead to the same node, one of its children then comes before it. Place a node only once all its parents are placed."""
+    return _met(root, take=-1, turn=1)
+
+
+@topological_order.mistake
+def placed_as_soon_as_met_first_parent_first(root):
+    """You list a node before you have visited its parents, and turn the list round. Where a short road and a long road lead to the same node, one of its children then comes before it. Place a node only once all its parents are placed."""
+    return _met(root, take=-1, turn=-1)
+
+
+@topological_order.mistake
+def calls_itself_and_lists_first(root):
+    """You list a node before you have visited its parents, and turn the list round: where a short and a long road meet, a child then comes before its parent. Place a node after its parents; and instead of calling yourself, keep a pile."""
+    order = {}
+
+    def visit(node):
+        if node not in order:
+            order[node] = True
+            for parent in node.parents:
+                visit(parent)
+
+    visit(root)
+    return list(order)[::-1]
+
+
+@topological_order.mistake
+def layer_by_layer(root):
+    """You go layer by layer, away from the root, and turn the list round. A node that a short road and a long road reach is then listed with the short one, so a child on the long road comes before it. Place a node only once all its parents are placed."""
+    return _met(root, take=0, turn=1)
 
 
 @topological_order.mistake
@@ -595,7 +807,17 @@ def leaves_left_out(root):
 # ---------------------------------------------------------------------------------------------------------------------
 backpropagate = Exercise("autograd.graph.backpropagate")
 
-LATE_BRANCH = ["v2 = v0 * v1", "v3 = v2.tanh()", "v4 = v2 * v3", "v5 = v4 + v2"]
+LATE_BRANCH = ["a = x * y", "b = a.tanh()", "c = a * b", "d = c + a"]
+
+
+class Node(Scalar):
+    """A Scalar whose own `backward` would be the function that is checked."""
+
+    def backward(self):
+        raise Told(
+            "You called node.backward(), which is this very function again: it would never end. "
+            "A node's own step is node._backward(node.grad)."
+        )
 
 
 @backpropagate.cases
@@ -603,40 +825,39 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     def case(label, program, roots, leaves=2):
         return Case(label, program=program, leaves=away_from_zero(rng, leaves), backward_from=roots)
 
-    yield case("one product", ["v2 = v0 * v1"], ["v2"])
-    yield Case("a flat place: x ** 2 at x = 0", program=["v1 = v0 ** 2"], leaves=[0.0], backward_from=["v1"])
-    yield case("a chain of steps", ["v2 = v0 * v1", "v3 = v2 + v0", "v4 = v3.tanh()"], ["v4"])
-    yield case("x * x", ["v2 = v0 * v0", "v3 = v2 * v1"], ["v3"])
-    yield case("a node with three children", LATE_BRANCH, ["v5"])
-    yield case("the same, the branches in another order", [*LATE_BRANCH[:3], "v5 = v2 + v4"], ["v5"])
-    yield case("one product, backward twice", ["v2 = v0 * v1"], ["v2", "v2"])
-    yield case("a node with three children, backward twice", LATE_BRANCH, ["v5", "v5"])
-    yield case("two results that share nodes, one after the other", LATE_BRANCH, ["v5", "v3"])
-    yield case("the same two, the other way round", LATE_BRANCH, ["v4", "v5"])
+    yield case("one product", ["a = x * y"], ["a"])
+    yield Case("a flat place: x ** 2 at x = 0", program=["a = x ** 2"], leaves=[0.0], backward_from=["a"])
+    yield case("a chain of steps", ["a = x * y", "b = a + x", "c = b.tanh()"], ["c"])
+    yield case("x * x", ["a = x * x", "b = a * y"], ["b"])
+    yield case("a node with three children", LATE_BRANCH, ["d"])
+    yield case("the same, the branches in another order", [*LATE_BRANCH[:3], "d = a + c"], ["d"])
+    yield case("one product, backward twice", ["a = x * y"], ["a", "a"])
+    yield case("a node with three children, backward twice", LATE_BRANCH, ["d", "d"])
+    yield case("two results that share nodes, one after the other", LATE_BRANCH, ["d", "b"])
+    yield case("the same two, the other way round", LATE_BRANCH, ["c", "d"])
     for _ in range(3):
         leaves = away_from_zero(rng, 3)
         program = random_program(rng, leaves, lines=10)
-        yield Case(
-            "a random program: " + "; ".join(program),
-            program=program,
-            leaves=leaves,
-            backward_from=["v13", "v13"],
-        )
-    deep = ["v1 = v0 * 2", "for _ in range(2_500): v1 = v1 * 0.9999 + 0.0001"]
-    yield case("a chain of 5,000 nodes", deep, ["v1"], leaves=1)
+        end = program[-1].split(" = ")[0]
+        yield Case("a random program", program=program, leaves=leaves, backward_from=[end, end])
+    deep = ["a = x * 2", "for _ in range(2_500): a = a * 0.9999 + 0.0001"]
+    yield case("a chain of 5,000 nodes", deep, ["a"], leaves=1)
 
 
-def _looked_at(program: list[str], leaves: list[float], grads: list[float]) -> np.ndarray:
+def _looked_at(program: list[str], grads: dict[str, float]) -> dict[str, float]:
     """Every gradient; of a single step only what it gives its leaves."""
-    return np.array(grads[: len(leaves)] if len(program) == 1 else grads)
+    return {name: grad for name, grad in grads.items() if len(program) > 1 or name in LEAVES}
 
 
 @backpropagate.observe
 def _(obj, program, leaves, backward_from):
-    variables = run(program, [Scalar(leaf) for leaf in leaves])
-    for root in backward_from:
-        obj(variables[root])
-    return {"grad": _looked_at(program, leaves, [float(v.grad) for v in variables.values()])}
+    variables = run(program, [Node(leaf) for leaf in leaves])
+    try:
+        for root in backward_from:
+            obj(variables[root])
+    except Told as sentence:
+        return str(sentence)
+    return _looked_at(program, {name: float(v.grad) for name, v in variables.items()})
 
 
 @backpropagate.oracle
@@ -645,18 +866,24 @@ def _(program, leaves, backward_from):
     total: dict[str, float] = {}
     for root in backward_from:
         for name, slope in slopes_by_torch(program, leaves, root).items():
-            is_leaf = int(name[1:]) < len(leaves)
             if slope is not None:
-                total[name] = slope + (total.get(name, 0.0) if is_leaf else 0.0)
+                total[name] = slope + (total.get(name, 0.0) if name in LEAVES else 0.0)
             else:
                 total.setdefault(name, 0.0)
-    return {"grad": _looked_at(program, leaves, list(total.values()))}
+    return _looked_at(program, total)
+
+
+@backpropagate.agree
+def _(got, expected):
+    if isinstance(got, str) or isinstance(expected, str):
+        return None if got == expected else str(got)
+    return unlike(got, expected, "`{}.grad`")
 
 
 @backpropagate.property
 def data_stays(obj, program, leaves, backward_from):
     """The backward pass changed some data. It may write gradients only."""
-    variables = run(program, [Scalar(leaf) for leaf in leaves])
+    variables = run(program, [Node(leaf) for leaf in leaves])
     before = [v.data for v in variables.values()]
     obj(variables[backward_from[0]])
     return [v.data for v in variables.values()] == before
@@ -685,8 +912,28 @@ def leaves_to_root(root):
 
 @backpropagate.mistake
 def nothing_to_start_with(root):
-    """All your gradients are 0: each node hands on its own gradient times a slope, and the root's own was never set. L moves as much as L does, so start with root.grad = 1, after you have cleared the others."""
+    """Nothing reaches the leaves: the root's own gradient was never set, or it was cleared again before the root handed it on. First clear every node that has parents, in a loop of its own; then root.grad = 1; then hand on."""
     for node in parents_first(root):
+        if node.parents:
+            node.grad = 0.0
+
+
+@backpropagate.mistake
+def clears_in_the_loop(root):
+    """You clear each node in the loop that hands on, just before its turn. By then its children have given it their shares, and you throw them away. Clear all nodes first, in a loop of its own."""
+    root.grad = 1.0
+    for node in reversed(parents_first(root)):
+        if node.parents and node is not root:
+            node.grad = 0.0
+        node._backward(node.grad)
+
+
+@backpropagate.mistake
+def clears_after_handing_on(root):
+    """The leaves are right, but you clear each node in between as soon as it has handed on, so that nobody can read its gradient afterwards. Clear before you start, in a loop of its own."""
+    root.grad = 1.0
+    for node in reversed(parents_first(root)):
+        node._backward(node.grad)
         if node.parents:
             node.grad = 0.0
 
@@ -748,14 +995,12 @@ def _(obj, start, old_grad, learning_rate, steps):
     parameters = [Scalar(x) for x in start]
     for parameter in parameters:
         parameter.grad = old_grad
-    losses = obj(parameters, _valley, learning_rate, steps)
-    if not isinstance(losses, list | tuple):
-        return losses
-    numbers = all(isinstance(loss, int | float) for loss in losses)
-    return {
-        "losses": np.array(losses, dtype=float) if numbers else [type(loss).__name__ for loss in losses],
-        "parameters": np.array([float(p.data) for p in parameters]),
-    }
+    losses = obj(list(parameters), _valley, learning_rate, steps)
+    if losses is None:
+        return "You returned None. Is a return missing?"
+    if not isinstance(losses, list | tuple) or not all(isinstance(loss, int | float) for loss in losses):
+        return "You must return a list of plain numbers."
+    return {"losses": [float(loss) for loss in losses], "parameters": [float(p.data) for p in parameters]}
 
 
 @descend.oracle
@@ -766,7 +1011,19 @@ def _(start, old_grad, learning_rate, steps):
         loss = _valley(here)
         losses.append(loss.item())
         parameters = parameters - learning_rate * torch.autograd.grad(loss, here)[0]
-    return {"losses": np.array(losses, dtype=float), "parameters": parameters.numpy()}
+    return {"losses": losses, "parameters": parameters.tolist()}
+
+
+@descend.agree
+def _(got, expected):
+    if isinstance(got, str) or isinstance(expected, str):
+        return None if got == expected else str(got)
+    ours, theirs = ({k: dict(enumerate(v)) for k, v in seen.items()} for seen in (got, expected))
+    if len(ours["losses"]) != len(theirs["losses"]):
+        return f"The list of losses has length {len(ours['losses'])}, expected {len(theirs['losses'])}: one for each step."
+    return unlike(ours["losses"], theirs["losses"], "The loss of step {}") or unlike(
+        ours["parameters"], theirs["parameters"], "After the last step, parameters[{}].data"
+    )
 
 
 @descend.mistake
@@ -808,6 +1065,30 @@ def clears_once(parameters, loss_of, learning_rate, steps):
 def nothing_moves(parameters, loss_of, learning_rate, steps):
     """The parameters do not move. Either you clear the gradients between `backward()` and the step, so that every step is zero; or you assign to the loop's own name, `parameter = …`, which leaves the Value as it was. Change parameter.data."""
     return [loss_of(parameters).data for _ in range(steps)]
+
+
+def _renews(parameters, loss_of, learning_rate, steps, clear: bool) -> list[float]:
+    losses = []
+    for _ in range(steps):
+        if clear:
+            parameters = [type(p)(p.data) for p in parameters]
+        loss = loss_of(parameters)
+        loss.backward()
+        losses.append(loss.data)
+        parameters = [type(p)(p.data - learning_rate * p.grad) for p in parameters]
+    return losses
+
+
+@descend.mistake
+def new_leaves_every_step(parameters, loss_of, learning_rate, steps):
+    """Your losses are right, but you make new leaves in every step, so the parameters that the caller handed you never move, and the caller holds the untrained ones. Change parameter.data of the given leaves."""
+    return _renews(parameters, loss_of, learning_rate, steps, clear=True)
+
+
+@descend.mistake
+def new_leaves_and_an_old_gradient(parameters, loss_of, learning_rate, steps):
+    """You make new leaves after every step, so the parameters that the caller handed you never move; and your first step uses a gradient that was there before. Clear the given leaves, and change their parameter.data."""
+    return _renews(parameters, loss_of, learning_rate, steps, clear=False)
 
 
 @descend.mistake
