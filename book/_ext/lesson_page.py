@@ -105,7 +105,10 @@ def _code(source: str, outputs=(), tags=(), prompt: str | None = None) -> nbform
         prompt = "Code of this figure"
     if prompt is not None:
         tags.add("hide-input")
-        cell.metadata["mystnb"] = {"code_prompt_show": prompt, "code_prompt_hide": prompt}
+        cell.metadata["mystnb"] = {
+            "code_prompt_show": prompt,
+            "code_prompt_hide": prompt.replace("Show", "Hide"),
+        }
     cell.metadata["tags"] = sorted(tags)
     return cell
 
