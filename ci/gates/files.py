@@ -11,6 +11,7 @@ from ci.lesson import BEGIN, END, Exercise, Lesson, LessonError
 from ci.sync import derive, stale
 
 NOTEBOOK_BYTES = 1_000_000
+CODE_WIDTH = 88  # characters beside the contents of a page 1,280 pixels wide
 RECALL_QUESTIONS = 5
 FEWEST_EXERCISES = 3
 
@@ -207,11 +208,14 @@ def stub(course: Course) -> Iterator[Problem]:
 def _blanked(exercise: Exercise) -> list[str]:
     """The stub as it must be, written here a second time so that sync's own way of cutting is checked."""
     lines, inside = [], False
+    in_class, what = exercise.source.lstrip().startswith("class "), exercise.name
     for line in exercise.source.splitlines():
+        if in_class and (method := re.match(r" {4}def (\w+)", line)):
+            what = f"{exercise.name}.{method[1]}"
         if BEGIN in line:
             inside = True
             indent = line[: len(line) - len(line.lstrip())]
-            lines.append(f'{indent}raise NotImplementedError("write {exercise.name}")')
+            lines.append(f'{indent}raise NotImplementedError("write {what}")')
         elif END in line:
             inside = False
         elif not inside:
@@ -292,4 +296,16 @@ def sizes(course: Course) -> Iterator[Problem]:
                     yield Problem("sizes", str(path), f"is {size // 1000} KB; 1,000 KB are allowed")
 
 
-GATES = (form, drift, fresh, coverage, imports, independence, hints, expected, stub, anatomy, sizes)
+def width(course: Course) -> Iterator[Problem]:
+    """Code fits the page: readers of the first lessons found lines cut off at the right."""
+    for lesson in course.lessons:
+        for cell in lesson.code():
+            for number, line in enumerate(cell.source.splitlines(), start=cell.line):
+                if len(line) > CODE_WIDTH:
+                    where = f"{lesson.path}:{number}"
+                    yield Problem(
+                        "width", where, f"a line of {len(line)} characters; {CODE_WIDTH} fit the page"
+                    )
+
+
+GATES = (form, drift, fresh, coverage, imports, independence, hints, expected, stub, anatomy, sizes, width)

@@ -319,3 +319,8 @@ def test_a_survivor_with_a_reason_is_no_problem_and_a_stale_reason_is_one(course
     only(found(course, FULL), "mutants", "gives no reason")
     path.write_text("", encoding="utf-8")
     only(found(course, FULL), "mutants", f"centred passes with `{same}`")
+
+
+def test_width(course, edit):
+    edit(CHAPTER, ":tags: [parameters]\n\n", ":tags: [parameters]\n\n" + f"# {'long ' * 20}\n", again=True)
+    only(found(course), "width", CHAPTER, "characters; 88 fit the page")
