@@ -42,6 +42,9 @@ audit: ## all gates and all mutants, as a table
 bench: ## our code beside its peers, as ratios measured in one run
 	@$(VENV) -m ci.bench
 
+gpu: setup ## run the GPU lessons, on a machine with one, and write dated records to book/results/
+	@$(VENV) -m ci.gpu
+
 new-lesson: ## a skeleton: make new-lesson PART=autograd NAME=losses
 	@$(VENV) -m ci.new_lesson "$(PART)" "$(NAME)"
 
