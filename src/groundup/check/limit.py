@@ -157,15 +157,16 @@ class Stopwatch:
         inside = _is_inside(frame)
         if inside and self._alarms > 5:
             self.raise_on_next_line()
-        _setitimer(signal.ITIMER_REAL, self._next_alarm(inside), 0.05)  # and again, should this one get lost
         if inside:
             raise self._blow()
+        _setitimer(signal.ITIMER_REAL, 1e-3, 0.05)
 
     def _blow(self) -> TimeLimit:
         """The exception to raise. A submission that keeps catching it meets the next one on its next line."""
         blow = TimeLimit()
         if self._alarms > 5:
             blow.next = _WhenCaught(self)
+        _setitimer(signal.ITIMER_REAL, self._next_alarm(), 0.05)  # and every 50 ms, should this one get lost
         return blow
 
     def raise_on_next_line(self) -> None:
@@ -189,13 +190,13 @@ class Stopwatch:
             raise self._blow()
         return self._trace
 
-    def _next_alarm(self, inside: bool) -> float:
+    def _next_alarm(self) -> float:
         """50, 25, 12 … ms, which leaves ordinary clean-up its time; then a few µs that vary.
 
         Code that catches every exception and keeps it runs outside its `try` for a microsecond or two after each: an
         alarm that follows so closely lands there sooner or later, and that ends the loop.
         """
-        if not inside or self._alarms < 10:
+        if self._alarms < 10:
             return max(0.05 / 2**self._alarms, 1e-3)
         return (1 + time.perf_counter_ns() % 23) * 1e-6
 
