@@ -8,7 +8,7 @@ import math
 __all__ = ["Value", "backpropagate", "descend", "gradients_by_hand", "topological_order"]
 
 
-def gradients_by_hand(a: float, b: float, c: float) -> tuple[float, float, float, float]:
+def gradients_by_hand(a: float, b: float, c: float) -> tuple[float, ...]:
     """L = (a * b + c) * a, and its slopes in a, b and c.
 
     Returns (L, grad_a, grad_b, grad_c).
@@ -27,8 +27,9 @@ def gradients_by_hand(a: float, b: float, c: float) -> tuple[float, float, float
 class Value:
     """A number that remembers how it was computed.
 
-    data: the number. grad: the slope of the result of the last `backward()` in this number.
-    parents: the Values that it was made from; a leaf has none. op: the operation's name, for drawings.
+    data: the number. grad: the slope of the last `backward()`'s result in this number.
+    parents: the Values that it was made from; a leaf has none.
+    op: the operation's name, for drawings.
     """
 
     def __init__(self, data, parents=(), op="", backward=lambda grad: None):
@@ -36,7 +37,7 @@ class Value:
         self.grad = 0.0
         self.parents = parents
         self.op = op
-        self._backward = backward  # adds each parent's share to that parent's grad; a leaf has no parents
+        self._backward = backward  # adds each parent's share to that parent's grad
 
     def __repr__(self):
         return f"Value(data={self.data}, grad={self.grad})"
@@ -66,7 +67,7 @@ class Value:
 
     def __pow__(self, exponent):
         if isinstance(exponent, Value):
-            raise TypeError("the exponent must be a plain number: there is no slope for it here")
+            raise TypeError("the exponent must be a plain number: it gets no slope")
 
         def backward(grad):
             self.grad += exponent * self.data ** (exponent - 1) * grad
@@ -119,12 +120,12 @@ class Value:
     __rmul__ = __mul__
 
     def backward(self):
-        """Add the slope of this number to the `grad` of every leaf that it was made from."""
+        """Add d(this number)/d(leaf) to the grad of every leaf below it."""
         backpropagate(self)  # you write it two exercises from now
 
 
 def topological_order(root) -> list:
-    """Every node that `root` was made from, and `root`: each once, after all of its parents.
+    """Every node that `root` was made from, and `root`: each once, after its parents.
 
     A node is anything that has `parents` and can be put into a set.
     """
@@ -143,7 +144,7 @@ def topological_order(root) -> list:
 
 
 def backpropagate(root) -> None:
-    """Add d(root)/d(leaf) to the `grad` of every leaf below `root`; nodes in between get theirs afresh."""
+    """Add d(root)/d(leaf) to every leaf's grad; nodes in between get theirs afresh."""
     order = topological_order(root)
     for node in order:
         if node.parents:
@@ -156,7 +157,8 @@ def backpropagate(root) -> None:
 def descend(parameters: list, loss_of, learning_rate: float, steps: int) -> list[float]:
     """Gradient descent in place.
 
-    parameters: leaves; loss_of(parameters) builds the loss, a Value. Returns the loss that each step started from.
+    parameters: leaves; loss_of(parameters) builds the loss, a Value.
+    Returns the loss that each step started from.
     """
     losses = []
     for _ in range(steps):
