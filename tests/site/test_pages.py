@@ -13,7 +13,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 from ci.lesson import ROOT, lessons, read_notebook
-from groundup.check import load
+from groundup.check import grade
 
 
 @pytest.fixture(scope="module")
@@ -82,16 +82,23 @@ def test_the_map_of_the_home_page_tells_ready_from_coming(site, soups):
 
 
 def test_the_home_page_quotes_the_autograder_word_for_word(site, soups):
-    """The wrong code that the home page shows, given to the grader, brings the reply that it quotes."""
-    soup = soups[site / "index.html"]
-    said = " ".join(soup.select_one("#sample-reply").get_text().split())
-    mistakes = [" ".join((m.sentence if hasattr(m, "sentence") else m.__doc__).split()) for m in _mistakes()]
-    assert said in mistakes
-
-
-def _mistakes():
-    declared = load("autograd.graph.Value").mistakes
-    return declared.values() if isinstance(declared, dict) else declared
+    """The wrong code that the home page shows, put into the solution and graded, brings the reply that it quotes."""
+    home = soups[site / "index.html"]
+    wrong = [line.strip() for line in home.select_one(".tell pre").get_text().splitlines()]
+    said = " ".join(home.select_one("#sample-reply").get_text().split())
+    lesson = next(lesson for lesson in lessons() if lesson.id == "autograd.graph")
+    exercise = next(exercise for exercise in lesson.exercises if exercise.name == "Value")
+    source = exercise.source
+    for line in wrong[1:]:
+        right = line.replace(" = ", " += ")
+        assert source.count(right) == 1, right
+        source = source.replace(right, line)
+    names: dict = {}
+    for cell in lesson.code("export"):
+        exec(source if cell.id == exercise.code.id else cell.source, names)
+    result = grade("autograd.graph.Value", names["Value"])
+    assert result.status == "failed"
+    assert result.message.split("\n")[0] == said
 
 
 def _copy_of_the_course(folder: Path) -> Path:
