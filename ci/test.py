@@ -69,7 +69,7 @@ def book(counts: Path) -> list[list[str]]:
 
 def site(counts: Path) -> list[list[str]]:
     """Its links hold, and its pages load in a browser with no error and no request to another host."""
-    return [[*PYTHON, "pytest", "-q", f"--junitxml={counts}", "tests/site"]]
+    return [[*PYTHON, "pytest", "-q", "-n", "2", f"--junitxml={counts}", "tests/site"]]
 
 
 STEPS: dict[str, Callable[[Path], list[list[str]]]] = {

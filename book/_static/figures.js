@@ -40,14 +40,29 @@
       show(Number(input.value));
     };
     input.addEventListener("input", move);
-    plot.after(label);
+    plot.parentElement.after(label);
     output.textContent = values[input.value];
     input.setAttribute("aria-valuetext", values[input.value]);
     return Number(input.value);
   }
 
+  // A figure that a phone cannot show whole scrolls by itself, also from the keyboard; the page does not.
+  function scroller(plot, least) {
+    const box = document.createElement("div");
+    box.className = "figure-scroll";
+    plot.replaceWith(box);
+    box.append(plot);
+    if (least) {
+      plot.style.minWidth = `${least}px`;
+      box.tabIndex = 0;
+      box.setAttribute("role", "group");
+      box.setAttribute("aria-label", "figure, scrolls sideways");
+    }
+  }
+
   function figure(plot) {
     const stored = JSON.parse(plot.parentElement.querySelector('script[type="application/json"]').textContent);
+    scroller(plot, stored.layout.meta?.min_width);
     const { sliders, updatemenus, ...layout } = stored.layout;
     let at = null;
     const draw = () => {
