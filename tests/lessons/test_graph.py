@@ -1,10 +1,13 @@
 """The lesson autograd.graph: its engine against torch on graphs that hypothesis makes up, and its checks."""
 
+import inspect
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from groundup.autograd import graph
 from groundup.autograd.graph import Value, backpropagate, descend, topological_order
 from groundup.check import exercises_of, grade
 
@@ -125,8 +128,6 @@ MISTAKES = {f"{e.name}-{m.name}": (e, m) for e in EXERCISES.values() for m in e.
 
 @pytest.mark.parametrize("id", EXERCISES)
 def test_solution_passes_on_many_seeds(id):
-    from groundup.autograd import graph
-
     for seed in range(10):
         result = grade(id, getattr(graph, id.split(".")[-1]), seed=seed)
         assert result.status == "passed", result.message
@@ -145,3 +146,64 @@ def test_mistake_is_named(name):
 @pytest.mark.parametrize("wrong", [None, 3, lambda *inputs: None, lambda *inputs: [], type("Empty", (), {})])
 def test_nonsense_is_refused(id, wrong):
     assert grade(id, wrong, seed=0).status in ("failed", "error", "todo")
+
+
+# A learner's slip, as an edit of the course's version, and what the reply must say.
+SLIPS = {
+    "Value": [
+        ('return Value(result, (self,), "tanh"', 'Value(result, (self,), "tanh"', "`x.tanh()` returned None"),
+        (
+            '(self, other), "*", backward',
+            '(self.data, 2), "*", backward',
+            "The parents of `x * y` must be a tuple",
+        ),
+        ('(self, other), "*", backward', '(self, other), "*", None', "`x * y` stored no function"),
+        ('(self,), "log"', '(self), "log"', "with a comma: (self,)"),
+        ("return self * Value.wrap(other) ** -1", "return self.data / 2", "`x / y` returned a plain number"),
+        ("Value(math.log(self.data), (self,)", "Value(math.log(self.data), ()", "`x.log()` has no parents"),
+        ("return self**-1 * other", "return 'half'", "`2 / x` returned a str"),
+    ],
+    "topological_order": [
+        ("return order", "return None", "You returned None. Is a return missing?"),
+        ("return order", "return set(order)", "You returned a set, expected a list"),
+        ("order.append(node)", "order.append(1)", "no node of the graph"),
+        ("while pile:", "while False:", "misses node 0"),
+    ],
+    "backpropagate": [("node._backward(node.grad)", "node.backward()", "it would never end")],
+    "descend": [
+        ("return losses", "return None", "You returned None. Is a return missing?"),
+        ("return losses", "return losses[-1:]", "has length 1, expected 2"),
+        ("-= learning_rate", "-= 2 * learning_rate", "After the last step, parameters[0].data is"),
+    ],
+    "gradients_by_hand": [
+        ("return L, grad_a, grad_b, grad_c", "return None", "You returned None. Is a return missing?"),
+        ("return L, grad_a, grad_b, grad_c", "return L", "four numbers"),
+        ("grad_d * b + e", "grad_d * b + 2 * e", "For grad_a, you returned"),
+    ],
+}
+
+
+def slipped(name, old, new):
+    source = inspect.getsource(getattr(graph, name))
+    assert old in source
+    learners = dict(vars(graph))
+    exec(source.replace(old, new), learners)
+    return learners[name]
+
+
+@pytest.mark.parametrize(("name", "slip"), [(name, slip) for name in SLIPS for slip in SLIPS[name]])
+def test_reply_can_be_read(name, slip):
+    old, new, said = slip
+    result = grade(f"autograd.graph.{name}", slipped(name, old, new), seed=0)
+    assert result.status == "failed"
+    assert said in result.message
+
+
+def test_overwriting_in_multiplication_alone_is_named():
+    source = inspect.getsource(Value)
+    for right in ("other.data * grad", "self.data * grad"):
+        assert f"+= {right}" in source
+        source = source.replace(f"+= {right}", f"= {right}")
+    learners = dict(vars(graph))
+    exec(source, learners)
+    assert grade("autograd.graph.Value", learners["Value"], seed=0).mistake == "assigns_in_mul"

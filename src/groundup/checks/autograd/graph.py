@@ -634,10 +634,10 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
 def _defects(order: list[int], parents: list[list[int]]) -> dict[str, str]:
     """What is wrong with an order of the nodes 0, 1, …: a sentence for each kind of defect."""
     found = {}
-    if missing := sorted(set(range(len(parents))) - set(order)):
-        found["missing"] = f"The order misses node {missing[0]}."
     if -1 in order:
         found["foreign"] = "The order holds something that is no node of the graph."
+    if missing := sorted(set(range(len(parents))) - set(order)):
+        found["missing"] = f"The order misses node {missing[0]}."
     place: dict[int, int] = {}
     for i, k in enumerate(order):
         if k in place:
