@@ -177,6 +177,8 @@ def _facts(lesson: Lesson, record: dict, links: Links) -> str:
         '<div class="lesson-head"><p class="lesson-actions">'
         f'<a class="button primary" href="{html.escape(links.colab)}">Open the exercises in Colab</a> '
         f'<a class="button" href="{html.escape(links.download)}" download>Download the notebook</a></p>'
+        f'<p class="lesson-local">On your own machine: <code>make start</code>, then open '
+        f"<code>{'/'.join(lesson.exercise_path.parts[1:])}</code> in the JupyterLab beside this site.</p>"
         f'<dl class="facts">{facts}</dl></div>'
     )
 
