@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -41,8 +42,9 @@ class Checker:
             self._finish(exercise.name, Result("reference", text))
             return
         result = grade(exercise, obj, seed=seed)
-        newly = result.passed and _record(exercise.id)
-        self._finish(exercise.name, result, newly)
+        if result.passed:
+            _record(exercise.id)
+        self._finish(exercise.name, result)
 
     def reference(self, name: str) -> Any:
         """The course's version of an exercise, so that it never blocks the next one; it is not recorded.
@@ -74,9 +76,9 @@ class Checker:
             )
         return f"check needs the function or class itself, as in check({first}); you passed {got}. Exercises here: {names}."
 
-    def _finish(self, name: str, result: Result, newly: bool = False) -> None:
+    def _finish(self, name: str, result: Result) -> None:
         self.last = result
-        show(name, result, newly)
+        show(name, result)
         if os.environ.get("NBGRADER_EXECUTION") and not result.passed:
             raise AssertionError(result.message)
 
@@ -95,14 +97,12 @@ def _name_of(obj: Any) -> str | None:
     return name if type(name) is str else None
 
 
-def _record(exercise_id: str) -> bool:
+def _record(exercise_id: str) -> None:
     """Record a pass; a full disk or a read-only home must not spoil it."""
-    try:
-        from groundup.progress import record
+    from groundup.progress import record
 
-        return bool(record(exercise_id))
-    except (ImportError, OSError):
-        return False
+    with contextlib.suppress(OSError):
+        record(exercise_id)
 
 
 def lesson(id: str, source: str | None = None, *, extra: str | os.PathLike | None = None) -> Checker:

@@ -58,7 +58,7 @@ def _differ(got: Any, expected: Any, path: str, tolerance: float | None, strict:
         return _sequences(got, expected, path, tolerance, strict)
     if type(expected) is dict:
         return _mappings(got, expected, path, tolerance, strict)
-    if _family(got) != _family(expected):
+    if type(got) is not type(expected):
         return f"{_at(path)}you returned {_kind(got)}, expected {_kind(expected)}."
     if type(expected) is frozenset:
         return _sets(got, expected, path)
@@ -67,10 +67,6 @@ def _differ(got: Any, expected: Any, path: str, tolerance: float | None, strict:
     if _is_number(expected):
         return _numbers(got, expected, path, tolerance)
     return None if got == expected else f"{_at(path)}you returned {short(got)}, expected {short(expected)}."
-
-
-def _family(value: Any) -> Any:
-    return type(value)
 
 
 def _is_number(value: Any) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import secrets
-import sys
 import time
 import traceback
 import types
@@ -105,8 +105,6 @@ def grade(exercise: str | Exercise, obj: Any, *, seed: int | None = None) -> Res
 @functools.cache
 def _load_libraries() -> None:
     """Import torch before the clock starts, and remember what the libraries looked like."""
-    import contextlib
-
     with contextlib.suppress(ImportError):
         import torch.autograd.functional
         import torch.nn.functional  # noqa: F401
@@ -390,6 +388,3 @@ def engine_is_loaded() -> None:
     """Remember the engine as it is; called once, at the end of the import."""
     guard.take_snapshot()
     guard.snapshot_engine()
-
-
-assert sys.version_info >= (3, 11)

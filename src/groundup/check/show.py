@@ -18,14 +18,14 @@ _LOOKS = {
 }
 
 
-def text_of(name: str, result: Any, newly: bool = False) -> str:
+def text_of(name: str, result: Any) -> str:
     """The result as plain text."""
     sign, word, _ = _LOOKS[result.status]
     head = f"{sign} {name}: {word}" if name else f"{sign} {word}"
     return f"{head}. {result.message}" if "\n" not in result.message else f"{head}\n{result.message}"
 
 
-def html_of(name: str, result: Any, newly: bool = False) -> str:
+def html_of(name: str, result: Any) -> str:
     """The result as HTML with inline styles only; it takes the page's text colour."""
     sign, word, colour = _LOOKS[result.status]
     label = f"<b>{html.escape(name)}</b>: {word}" if name else word
@@ -42,15 +42,15 @@ def html_of(name: str, result: Any, newly: bool = False) -> str:
     )
 
 
-def show(name: str, result: Any, newly: bool = False) -> None:
+def show(name: str, result: Any) -> None:
     """Display in a kernel, print elsewhere."""
-    text = text_of(name, result, newly)
+    text = text_of(name, result)
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     if shell is not None and getattr(shell, "kernel", None) is not None:
         from IPython.display import display
 
-        display({"text/html": html_of(name, result, newly), "text/plain": text}, raw=True)
+        display({"text/html": html_of(name, result), "text/plain": text}, raw=True)
         return
     with contextlib.suppress(ValueError, OSError, AttributeError):  # sys.stdout was closed by the learner
         print(text)
