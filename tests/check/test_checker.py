@@ -117,6 +117,7 @@ def test_a_name_that_cannot_be_read(a_lesson, capsys):
 def test_the_courses_own_version_is_lent_but_not_recorded(a_lesson, capsys):
     check = lesson("kinds.small")
     borrowed = check.reference("softmax")
+    assert check.reference(borrowed) is borrowed, "the function serves as its name does, as for a check"
     assert np.allclose(borrowed(np.zeros((1, 2))), 0.5)
     check(borrowed)
     assert "the course's own version" in capsys.readouterr().out and a_lesson == []

@@ -46,14 +46,18 @@ class Checker:
             _record(exercise.id)
         self._finish(exercise.name, result)
 
-    def reference(self, name: str) -> Any:
+    def reference(self, exercise: Any) -> Any:
         """The course's version of an exercise, so that it never blocks the next one; it is not recorded.
+
+        exercise: its name, or the learner's own function or class of that name, as for a check.
 
         Raises:
             LookupError: the lesson has no such exercise.
         """
+        name = exercise if type(exercise) is str else _name_of(exercise)
         if name not in self._exercises:
-            raise LookupError(f"{self.lesson} has no exercise {name!r}; it has {', '.join(self._exercises)}")
+            asked = repr(name) if name else f"for an object of type {type_name(exercise)}"
+            raise LookupError(f"{self.lesson} has no exercise {asked}; it has {', '.join(self._exercises)}")
         return getattr(importlib.import_module(f"groundup.{self.lesson}"), name)
 
     def _is_the_courses(self, exercise: Exercise, obj: Any) -> bool:
