@@ -10,7 +10,9 @@ from groundup import catalogue
 
 def modules_after(code: str) -> set[str]:
     program = f"{code}\nimport sys; print(*sorted(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
     return set(done.stdout.split())
 
 
