@@ -95,7 +95,7 @@ def test_the_seed_of_a_failure_repeats_it(a_lesson, capsys):
         (print, "print, which is no exercise"),
         (3, "object of type int"),
     ],
-    ids=str,
+    ids=["None", "string", "array", "lambda", "built-in", "number"],
 )
 def test_the_wrong_thing_gets_one_line_of_help(a_lesson, capsys, thing, words):
     check = lesson("kinds.small")
