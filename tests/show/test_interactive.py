@@ -95,6 +95,15 @@ def test_a_page_with_its_own_slider_gets_the_figure_alone():
     assert alone["layout"]["title"]["text"] == "n = 2" and alone["layout"]["meta"]["alt"] == "alt"
 
 
+def test_a_lower_figure_gets_room_and_not_taller_cells():
+    sizes = [1, 5]
+    stored = frames(lambda n: show.arrays({"a": np.ones((n, 2))}), sizes)
+    heights = [show.arrays({"a": np.ones((n, 2))}).layout.height for n in sizes]
+    layouts = [frame["layout"] for frame in stored["frames"]]
+    assert layouts[0]["height"] == layouts[1]["height"] == heights[1] + SLIDER
+    assert layouts[0]["margin"]["b"] - layouts[1]["margin"]["b"] == heights[1] - heights[0]
+
+
 def test_complete_leaves_data_alone():
     assert _complete([{"y": [1, 2]}, {"y": [3], "x": [4]}]) == [
         {"y": [1, 2], "x": None},

@@ -5,7 +5,6 @@
 
 import os
 import random
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -99,6 +98,8 @@ def timed(fn: Callable[[], Any], *, repeat: int = 5, warmup: int = 1, device=Non
     Raises:
         ValueError: repeat < 1 or warmup < 0.
     """
+    import statistics  # costs more than the rest of this module, which every lesson imports
+
     if repeat < 1 or warmup < 0:
         raise ValueError(f"timed needs repeat ≥ 1 and warmup ≥ 0, got repeat={repeat}, warmup={warmup}")
     wait = _synchroniser(device)

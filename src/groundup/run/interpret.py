@@ -14,8 +14,9 @@ WSL_DRIVER = "/usr/lib/wsl/lib/libcuda.so.1"
 WINDOWS_DRIVER = r"System32\nvcuda.dll"
 
 TOO_LATE = (
-    "Triton was imported before groundup (torch's optimizers and torch.compile import it too), so its kernels "
-    "cannot run on this machine, which has no NVIDIA GPU: restart the kernel and import groundup first."
+    "Triton was imported before groundup (torch's optimizers and torch.compile import it too), so kernels that use "
+    "tl.sum, tl.max and the like fail on this machine, which has no NVIDIA GPU: restart the kernel and import groundup "
+    "first."
 )
 
 

@@ -45,9 +45,13 @@ def frames_json(make: Callable, values: list, *, label: str, active: int, alt: s
     for figure in figures:
         figure.setdefault("layout", {}).pop("template", None)
     hidden = all(figure["layout"].get("xaxis", {}).get("visible") is False for figure in figures)
-    height = max(figure["layout"].get("height") or style.HEIGHT for figure in figures) + SLIDER
+    height = max(figure["layout"].get("height") or style.HEIGHT for figure in figures)
     for figure in figures:
-        figure["layout"]["height"] = height
+        layout = figure["layout"]
+        # A lower figure gets room under it, not a taller plot.
+        margin = {"b": style.layout()["margin"]["b"]} | (layout.get("margin") or {})
+        margin["b"] += height - (layout.get("height") or style.HEIGHT)
+        layout |= {"height": height + SLIDER, "margin": margin}
     _share_ranges(figures)
     figures = _complete(figures)
     names = [_name(value) for value in values]
