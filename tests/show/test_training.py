@@ -208,7 +208,8 @@ slider = None
 if "ipywidgets" in sys.modules:
     from ipywidgets import SelectionSlider, Widget
     from ipywidgets.widgets import widget
-    slider = [w for w in widget._instances.values() if isinstance(w, SelectionSlider)][0]
+    instances = getattr(widget, '_instances', None) or Widget.widgets  # ipywidgets 8, 7
+    slider = [w for w in instances.values() if isinstance(w, SelectionSlider)][0]
     slider.value = 2
 """
 
