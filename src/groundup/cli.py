@@ -3,13 +3,11 @@
 Whatever the learner types ends in an answer or in one line on stderr (exit code 2 for bad input), never in a trace.
 """
 
-import ast
 import json
 import os
 import sys
 import time
 import webbrowser
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -116,11 +114,16 @@ def list_exercises(as_json: AsJson = False) -> None:
     lessons = _lessons()
     if as_json:
         keys = ("id", "lesson", "title", "difficulty", "minutes", "points", "hints")
+        try:
+            mistakes = {key: names for lesson in lessons for key, names in mistakes_of(lesson).items()}
+        except ImportError as error:
+            raise Refusal(
+                f"checks cannot be read ({error}): `groundup doctor` says what to install"
+            ) from None
         _print_json(
             [
-                {key: exercise[key] for key in keys} | {"mistakes": mistakes.get(exercise["id"], [])}
+                {key: exercise[key] for key in keys} | {"mistakes": mistakes[exercise["id"]]}
                 for lesson in lessons
-                for mistakes in [mistakes_of(lesson)]
                 for exercise in lesson["exercises"]
             ]
         )
@@ -153,33 +156,15 @@ def list_exercises(as_json: AsJson = False) -> None:
 def mistakes_of(lesson: dict) -> dict[str, list[str]]:
     """The names of the mistakes that the checks of `lesson` can recognise, by exercise id.
 
-    They are read from the text of `groundup/checks/<part>/<lesson>.py`: importing all of them would import PyTorch,
-    JAX and Triton to print a list. A test compares this with what the engine has.
+    Raises:
+        ImportError: the lesson's checks need a package that is not installed here.
     """
-    spec = find_spec("groundup.checks")
-    if spec is None:
-        return {}
-    path = Path(spec.submodule_search_locations[0], *lesson["id"].split(".")).with_suffix(".py")
-    if not path.is_file():
-        return {}
-    ids: dict[str, str] = {}
-    found: dict[str, list[str]] = {}
-    for node in ast.parse(path.read_bytes()).body:
-        match node:
-            case ast.Assign(
-                targets=[ast.Name(id=variable)],
-                value=ast.Call(args=[ast.Constant(value=str(exercise_id)), *_]),
-            ):
-                ids[variable] = exercise_id
-            case ast.FunctionDef(decorator_list=decorators) | ast.ClassDef(decorator_list=decorators):
-                for decorator in decorators:
-                    called = (
-                        decorator.func if isinstance(decorator, ast.Call) else decorator
-                    )  # mistake(shape=True)
-                    match called:
-                        case ast.Attribute(value=ast.Name(id=variable), attr="mistake") if variable in ids:
-                            found.setdefault(ids[variable], []).append(node.name)
-    return found
+    from groundup.check import exercises_of
+
+    return {
+        exercise.id: [mistake.name for mistake in exercise.mistakes]
+        for exercise in exercises_of(lesson["id"])
+    }
 
 
 @app.command()
