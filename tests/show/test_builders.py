@@ -76,6 +76,15 @@ def test_axes_titles_and_legend():
     assert max(map(len, long["layout"]["title"]["text"].split("<br>"))) <= 50
 
 
+def test_a_legend_that_a_phone_breaks_stands_below():
+    short = stored(show.lines({"a": [1], "b": [2]}))["layout"]
+    long = stored(show.lines({f"a long name {i}": [1] for i in range(4)}, title="t"))["layout"]
+    assert "legend" not in short
+    assert (long["legend"]["yref"], long["legend"]["y"]) == ("container", 0) and long["height"] > short[
+        "height"
+    ]
+
+
 def test_a_generator_is_read_once():
     (trace,) = stored(show.lines({"a": (value * 2 for value in (1, 2))}))["data"]
     assert trace["y"] == [2, 4]
@@ -170,6 +179,14 @@ def test_a_cube_is_its_slices_one_under_the_other():
 )
 def test_cell_texts_are_short(value, text):
     assert cells(stored(show.arrays({"a": [value]}))) == [text]
+
+
+def test_arrays_are_spread_over_lines_of_about_equal_length():
+    figure = stored(show.arrays({str(i): np.ones((1, 4)) for i in range(5)}))
+    tops = [note["y"] for note in figure["layout"]["annotations"]]
+    assert [tops.count(top) for top in sorted(set(tops), reverse=True)] == [3, 2]
+    wide = stored(show.arrays({"a": np.full((2, 12), -1.234)}))
+    assert wide["layout"]["meta"]["min_width"] > 344, "does not fit a phone, and says so"
 
 
 def test_arrays_at_the_edges():

@@ -96,7 +96,7 @@ def test_kinds_look_different():
         return [
             s["fillcolor"]
             for s in figure_json(fig, "alt")["layout"]["shapes"]
-            if "H" not in s["path"] and "C" in s["path"]
+            if "Q" in s["path"]  # round corners: a box
         ]
 
     guessed = fills()

@@ -89,7 +89,7 @@ def test_axes_and_colours_are_the_same_in_all_frames():
 
 
 def test_a_page_with_its_own_slider_gets_the_figure_alone():
-    fig = uneven(2)
+    fig = uneven(3)  # the highest
     alone = without_slider(frames(uneven, [1, 2, 3]), 1)
     assert "sliders" not in alone["layout"] and alone["layout"]["height"] == fig.layout.height
     assert alone["layout"]["title"]["text"] == "n = 2" and alone["layout"]["meta"]["alt"] == "alt"

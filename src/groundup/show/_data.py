@@ -100,7 +100,7 @@ def as_json(fig) -> dict:
 
 def check_size(figure: dict, remedy: str) -> None:
     """Raise ValueError when the figure would be stored with more than LIMIT bytes; `remedy` says what to do."""
-    size = len(json.dumps(figure, ensure_ascii=False).encode())
+    size = len(json.dumps(figure, ensure_ascii=False, separators=(",", ":")).encode())
     if size > LIMIT:
         raise ValueError(
             f"this figure has {size / 1000:.0f} kB and the limit is {LIMIT // 1000} kB: {remedy}"

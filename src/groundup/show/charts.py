@@ -169,12 +169,18 @@ def _titled(fig, title: str):
         fig.update_layout(title=title_of(lines_of_title))
     names = [trace.name for trace in fig.data] if fig.layout.showlegend else []
     rows = _legend_rows(names)
-    fig.update_layout(margin={"t": 16 + 20 * len(lines_of_title) + 21 * rows + (8 if rows > 1 else 0)})
+    fig.update_layout(margin={"t": 16 + 20 * len(lines_of_title) + 21 * (rows == 1)})
+    if rows > 1:
+        # What a phone breaks into several rows stands below: above, it would grow into the title.
+        fig.update_layout(
+            legend={"yref": "container", "y": 0, "yanchor": "bottom"},
+            height=fig.layout.height + 21 * (rows - 1),
+        )
     return fig
 
 
 def _legend_rows(names: list[str]) -> int:
-    """Rows that the legend needs on a phone, where it would else grow into the title."""
+    """Rows that the legend needs on a phone."""
     if not names:
         return 0
     columns = max(1, 276 // (50 + 7 * max(map(len, names))))

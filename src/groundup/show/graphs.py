@@ -295,8 +295,7 @@ def draw(spec: Spec, layout: Layout):
         "x": list(xs),
         "y": [-y for y in ys],
         "text": [_label(str(label), spec.notes.get(node, "")) for node, label in spec.nodes.items()],
-        "hovertext": [_label(str(label), spec.notes.get(node, "")) for node, label in spec.nodes.items()],
-        "hovertemplate": "%{hovertext}<extra></extra>",
+        "hovertemplate": "%{text}<extra></extra>",
         "textfont": {"color": colours["node_text"], "size": 14},
     }
     title = wrapped(spec.title)
@@ -329,13 +328,13 @@ def _edge(layout: Layout, edge: tuple) -> str:
     a, b = edge
     stops = [(layout.centre[a], layout.column[a]), *layout.bends[edge], (layout.centre[b], layout.column[b])]
     (x, y), width = stops[0]
-    here, level = x + 0.35 * width, y
+    here, level = x + 0.42 * width, y
     path = f"M{x:.0f},{-y:.0f}H{here:.0f}"
     for (x, y), width in stops[1:]:
         arrive = x - 0.35 * width - 10
         middle = (here + arrive) / 2
         path += f"C{middle:.0f},{-level:.0f} {middle:.0f},{-y:.0f} {arrive:.0f},{-y:.0f}"
-        here, level = x + 0.35 * width, y
+        here, level = x + 0.42 * width, y
         path += f"H{here if (x, y) != layout.centre[b] else x:.0f}"
     return path
 
@@ -374,12 +373,9 @@ def _rounded(width: float, height: float, radius: float) -> str:
     """A rectangle with round corners, centred at (0, 0), in pixels."""
     w, h = width / 2, height / 2
     r = min(radius, w, h)
-    k = 0.45 * r  # a cubic's control point for a quarter circle lies 0.55 r from its end
     return (
-        f"M{-w + r:g},{-h:g}L{w - r:g},{-h:g}C{w - k:g},{-h:g} {w:g},{-h + k:g} {w:g},{-h + r:g}"
-        f"L{w:g},{h - r:g}C{w:g},{h - k:g} {w - k:g},{h:g} {w - r:g},{h:g}"
-        f"L{-w + r:g},{h:g}C{-w + k:g},{h:g} {-w:g},{h - k:g} {-w:g},{h - r:g}"
-        f"L{-w:g},{-h + r:g}C{-w:g},{-h + k:g} {-w + k:g},{-h:g} {-w + r:g},{-h:g}Z"
+        f"M{-w:g},{r - h:g}Q{-w:g},{-h:g} {r - w:g},{-h:g}H{w - r:g}Q{w:g},{-h:g} {w:g},{r - h:g}"
+        f"V{h - r:g}Q{w:g},{h:g} {w - r:g},{h:g}H{r - w:g}Q{-w:g},{h:g} {-w:g},{h - r:g}Z"
     )
 
 

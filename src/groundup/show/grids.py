@@ -10,7 +10,7 @@ from groundup.show.charts import new_figure, title_of, wrapped
 
 MOST = 12  # rows or columns of one grid; a longer axis is cut in its middle
 # Pixels. Widths are those of a page as wide as the figure needs; a wider page stretches them.
-LINE, LEAST = 540, 440  # most in one line of grids; least width of a figure
+LINE, LEAST = 540, 380  # most in one line of grids; least width of a figure
 ROW, GAP, SLICE = 30, 22, 8  # height of a row, distance of two grids, distance of two slices
 FONT, LETTER = 12, 7.3  # size of a cell's text, width of one of its letters
 NAME = 18  # height of a line of a grid's name
@@ -165,12 +165,10 @@ def _draw(grids: list[_Grid], title: str):
 
 def _flow(grids: list[_Grid]) -> tuple[list[tuple[_Grid, float, float, int]], float, float]:
     """Place grids in lines: (grid, left, top, height of the line's names)s, and the whole width and height."""
-    lines: list[list[_Grid]] = []
-    for grid in grids:
-        if lines and sum(g.width + GAP for g in lines[-1]) + grid.width <= LINE:
-            lines[-1].append(grid)
-        else:
-            lines.append([grid])
+    lines = _broken(grids, LINE)
+    # Lines of about equal length: the narrowest page that needs no more of them.
+    narrow = next(most for most in range(0, LINE + 10, 10) if len(_broken(grids, most)) == len(lines))
+    lines = _broken(grids, narrow)
     placed, top, widest = [], 0.0, 0.0
     for line in lines:
         names, left = NAME * max(len(grid.name) for grid in line) + 6, 0.0
@@ -180,3 +178,14 @@ def _flow(grids: list[_Grid]) -> tuple[list[tuple[_Grid, float, float, int]], fl
         widest = max(widest, left - GAP)
         top += names + max(grid.height for grid in line) + 16
     return placed, widest, max(top - 16, ROW)
+
+
+def _broken(grids: list[_Grid], most: float) -> list[list[_Grid]]:
+    """Lines of grids at most `most` wide (a grid that is wider has a line of its own)."""
+    lines: list[list[_Grid]] = []
+    for grid in grids:
+        if lines and sum(g.width + GAP for g in lines[-1]) + grid.width <= most:
+            lines[-1].append(grid)
+        else:
+            lines.append([grid])
+    return lines
