@@ -85,6 +85,18 @@ def test_labels_notes_and_marks():
     assert weak["path"].count("M") == len(EDGES) - 1
 
 
+def test_rings_are_not_cut_off():
+    """Boxes are in pixels; on the narrowest page that the figure asks for, a pixel is a unit of the axes."""
+    nodes = {i: "a wide label" for i in range(6)}
+    fig = show.graph(nodes, [(i, i + 1) for i in range(5)], highlight=nodes)
+    (left, right), (bottom, top) = fig.layout.xaxis.range, fig.layout.yaxis.range
+    for x0, x1, y0, y1 in boxes(fig).values():
+        assert left <= x0 - 5 and x1 + 5 <= right and bottom <= -y1 - 5 and -y0 + 5 <= top
+    margin, height = fig.layout.margin, fig.layout.height
+    assert fig.layout.meta["min_width"] - margin.l - margin.r >= right - left - 1
+    assert height - margin.t - margin.b == pytest.approx(top - bottom, abs=1)
+
+
 def test_labels_are_text_not_markup():
     figure = figure_json(show.graph({0: "<a> & b"}, []), "alt")
     assert "&lt;a&gt; &amp; b" in figure["data"][0]["text"][0]

@@ -307,7 +307,7 @@ def draw(spec: Spec, layout: Layout):
     # Boxes are in pixels and their places stretch with the page; a small graph is not torn apart on a wide one.
     layers = max(len({x for x, _ in layout.centre.values()}), 1)
     mean = (layout.width - GAP * (layers - 1)) / layers
-    span = max(layout.width, WIDE * (mean + GAP) / (mean + LOOSE))
+    span = max(layout.width + 2 * RING, WIDE * (mean + GAP) / (mean + LOOSE))
     middle = layout.width / 2
     hidden = {"visible": False, "fixedrange": True}
     fig.update_layout(
@@ -315,7 +315,7 @@ def draw(spec: Spec, layout: Layout):
         yaxis=hidden | {"range": [-max(layout.height, 40) - RING, RING]},
     )
     if layout.width > style.NARROW:
-        fig.update_layout(meta={"min_width": round(layout.width) + 16})
+        fig.update_layout(meta={"min_width": round(layout.width) + 2 * RING + 16})
     fig._groundup_graph = spec
     return fig
 
