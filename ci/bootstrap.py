@@ -357,6 +357,8 @@ class Step:
         found = re.match(r"\s*(Collecting|Downloading|Installing|Building|Preparing|Using cached)\b.*", line)
         if found:
             self.doing = re.sub(r"\s+", " ", found.group().strip())
+            if self.doing.startswith("Installing collected packages"):
+                self.doing = "Installing {} packages".format(self.doing.count(",") + 1)
 
     def _seconds(self):
         return int(time.monotonic() - self.started)

@@ -198,6 +198,8 @@ def _shown(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
     layout = figure.get("layout", {})
     alt = html.escape(layout.get("meta", {}).get("alt", "Figure"), quote=True)
     height = int(layout.get("height") or layout.get("template", {}).get("layout", {}).get("height") or 340)
+    # What plotly's own slider would take; the page draws its own below the figure.
+    height -= layout.get("meta", {}).get("control", {}).get("height", 0)
     # "</" would end the script element early.
     body = json.dumps(figure, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
     shown = nbformat.v4.new_output(

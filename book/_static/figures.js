@@ -70,6 +70,8 @@
       // A frame says all that it shows, so it is drawn as a figure of its own.
       const frame = at === null ? stored : stored.frames[at];
       const shown = at === null ? { ...layout } : { ...layout, ...frame.layout };
+      // The stored height has room for plotly's own slider, which the control below replaces.
+      shown.height -= stored.layout.meta?.control?.height ?? 0;
       if (shown.title?.text && plot.clientWidth < 420) {
         shown.title = { ...shown.title, font: { ...shown.title.font, size: 12 } }; // plotly does not wrap titles
       }
