@@ -65,7 +65,8 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
         return 2
     seed = int.from_bytes(os.urandom(4), "big") if options.seed is None else options.seed
     settings = None if options.files else graded.Settings(seed, sample=options.sample, count=options.jobs)
-    console = Console()
+    # A pipe has no width of its own, and 80 columns would cut the names of exercises.
+    console = Console(width=None if sys.stdout.isatty() else 120)
     started = time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
@@ -89,7 +90,8 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
 def _tables(problems: list[Problem], tallies: list[graded.Tally], graded_too: bool) -> list[Table]:
     tables = []
     if graded_too:
-        lessons = Table("lesson", title="Lessons", title_justify="left")
+        lessons = Table(title="Lessons", title_justify="left")
+        lessons.add_column("lesson", no_wrap=True)
         for heading in (
             "exercises",
             "mistakes recognised",
