@@ -1,7 +1,9 @@
 """The lesson autograd.graph: its engine against torch on graphs that hypothesis makes up, and its checks."""
 
 import inspect
+import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -183,18 +185,21 @@ SLIPS = {
 }
 
 
-def slipped(name, old, new):
+def edited(name, edits):
+    """The course's version of an exercise, with some of its text replaced."""
     source = inspect.getsource(getattr(graph, name))
-    assert old in source
-    learners = dict(vars(graph))
-    exec(source.replace(old, new), learners)
+    for old, new in edits:
+        assert old in source, old
+        source = source.replace(old, new)
+    learners = {**vars(graph), "np": np}
+    exec(source, learners)
     return learners[name]
 
 
 @pytest.mark.parametrize(("name", "slip"), [(name, slip) for name in SLIPS for slip in SLIPS[name]])
 def test_reply_can_be_read(name, slip):
     old, new, said = slip
-    result = grade(f"autograd.graph.{name}", slipped(name, old, new), seed=0)
+    result = grade(f"autograd.graph.{name}", edited(name, [(old, new)]), seed=0)
     assert result.status == "failed"
     assert said in result.message
 
@@ -207,3 +212,264 @@ def test_overwriting_in_multiplication_alone_is_named():
     learners = dict(vars(graph))
     exec(source, learners)
     assert grade("autograd.graph.Value", learners["Value"], seed=0).mistake == "assigns_in_mul"
+
+
+# Wrong answers that a reviewer wrote and an earlier check accepted, as edits (old, new) of the course's version.
+COPY = "(Value(self.data),)"
+MUL = 'return Value(self.data * other.data, (self, other), "*", backward)'
+DIVIDE = "return self * Value.wrap(other) ** -1"
+POW = "exponent * self.data ** (exponent - 1) * grad"
+TANH_SLOPE = "(1 - result**2) * grad"
+CLEAR = "    for node in order:\n        if node.parents:\n            node.grad = 0.0\n"
+WALK = "    for node in reversed(order):\n        node._backward(node.grad)\n"
+ROADS = """    for node in order:
+        if node.parents:
+            node.grad = 0.0
+
+    def hand_down(node, more):
+        node.grad += more
+        before = [(p, p.grad) for p in dict.fromkeys(node.parents)]
+        node._backward(more)
+        shares = [(p, p.grad - old) for p, old in before]
+        for p, old in before:
+            p.grad = old
+        for p, share in shares:
+            hand_down(p, share)
+
+    hand_down(root, 1.0)
+"""
+STEP = "parameter.data -= learning_rate * parameter.grad"
+WRONG = [
+    (
+        "Value",
+        [(MUL, MUL.replace("(self, other)", "(self,)")), (DIVIDE, "return Value.wrap(other) ** -1 * self")],
+    ),
+    ("Value", [('(self,), "tanh"', f'{COPY}, "tanh"'), ('(self,), "log"', f'{COPY}, "log"')]),
+    ("Value", [(MUL, MUL.replace("(self, other)", "(self, self)"))]),
+    ("Value", [("grad / self.data", "grad / max(self.data, 1)")]),
+    ("Value", [("grad / self.data", "grad / max(self.data, 0.4)")]),
+    ("Value", [(POW, f"{POW} if exponent else grad")]),
+    ("Value", [(POW, f"{POW} if exponent in (-2, -1, 0, 0.5, 1, 2, 3) else 0.0")]),
+    ("Value", [(POW, POW.replace("self.data", "abs(self.data)"))]),
+    ("Value", [("math.tanh(self.data)", "math.tanh(max(-3, min(3, self.data)))")]),
+    ("Value", [(TANH_SLOPE, "(math.tanh(self.data + 1e-5) - math.tanh(self.data - 1e-5)) / 2e-5 * grad")]),
+    ("Value", [("(-self) + other", "(-self) + 1")]),
+    ("Value", [("self**-1 * other", "self**-1 * 2")]),
+    ("Value", [(DIVIDE, f"other = other if isinstance(other, Value) else int(other)\n        {DIVIDE}")]),
+    (
+        "Value",
+        [
+            ("self.grad += (1 - result**2) * grad", "self.grad += (1 - result**2) * out.grad"),
+            (
+                'return Value(result, (self,), "tanh", backward)',
+                'out = Value(result, (self,), "tanh", backward)\n        return out',
+            ),
+        ],
+    ),
+    (
+        "Value",
+        [
+            (
+                "self.grad += grad / self.data",
+                "self.grad += 0.0 if done else grad / self.data\n            done.append(1)",
+            ),
+            ("def log(self):\n", "def log(self):\n        done = []\n"),
+        ],
+    ),
+    (
+        "topological_order",
+        [("(root)", "(root, placed=set())"), ("placed, pile = [], set(), ", "pile = [], ")],
+    ),
+    ("topological_order", [("placed.add(node)", "placed.add(node)\n                node.done = True")]),
+    ("topological_order", [("return order", "return order[-5000:]")]),
+    ("topological_order", [("not in placed]", "not in order]"), ("node not in placed", "node not in order")]),
+    ("backpropagate", [("root.grad += 1.0", "root.grad = 1.0")]),
+    ("backpropagate", [("order = ", "root.parents[0]\n    order = ")]),
+    (
+        "backpropagate",
+        [(f"{CLEAR}    root.grad += 1.0\n{WALK}", ROADS)],
+    ),
+    ("backpropagate", [(CLEAR, "    for node in order:\n        node.grad = 0.0\n")]),
+    (
+        "backpropagate",
+        [(WALK, WALK + "        for p in node.parents:\n            p.data += 1.0 if p.data == 2 else 0\n")],
+    ),
+    ("descend", [("in parameters:", "in parameters[:2]:")]),
+    ("descend", [(STEP, STEP + " * 2 / len(parameters)")]),
+    ("descend", [("in range(steps)", "in range(min(steps, 7))")]),
+    ("descend", [(STEP, "parameter.data -= learning_rate * max(-30, min(30, parameter.grad))")]),
+]
+
+
+@pytest.mark.parametrize(("name", "edits"), WRONG)
+def test_wrong_answers_are_not_accepted(name, edits):
+    for seed in range(2):
+        assert not grade(f"autograd.graph.{name}", edited(name, edits), seed=seed).passed
+
+
+def test_recursion_with_a_raised_limit_is_told_truly():
+    def topological_order(root, order=None, placed=None):
+        sys.setrecursionlimit(20_000)
+        order, placed = ([], set()) if order is None else (order, placed)
+        if root not in placed:
+            placed.add(root)
+            for parent in root.parents:
+                topological_order(parent, order, placed)
+            order.append(root)
+        return order
+
+    limit = sys.getrecursionlimit()
+    try:
+        result = grade("autograd.graph.topological_order", topological_order, seed=0)
+    finally:
+        sys.setrecursionlimit(limit)
+    assert not result.passed
+    assert "longer than Python allows" in result.message
+
+
+def test_slopes_by_nudging_are_refused():
+    def descend(parameters, loss_of, learning_rate, steps):
+        losses = []
+        for _ in range(steps):
+            losses.append(loss_of(parameters).data)
+            slopes = []
+            for p in parameters:
+                x, seen = p.data, []
+                for h in (0.1, -0.1, 0.2, -0.2):  # exact for polynomials up to degree four
+                    p.data = x + h
+                    seen.append(loss_of(parameters).data)
+                p.data = x
+                slopes.append((8 * (seen[0] - seen[1]) - (seen[2] - seen[3])) / 1.2)
+            for p, slope in zip(parameters, slopes, strict=True):
+                p.data -= learning_rate * slope
+        return losses
+
+    result = grade("autograd.graph.descend", descend, seed=0)
+    assert not result.passed
+    assert "more than twice a step" in result.message
+
+
+# Right answers, written in another way.
+def kahn(root):
+    nodes, met = [root], {id(root)}
+    children, missing = {}, {}
+    for node in nodes:
+        missing[id(node)] = len(node.parents)
+        for parent in node.parents:
+            children.setdefault(id(parent), []).append(node)
+            if id(parent) not in met:
+                met.add(id(parent))
+                nodes.append(parent)
+    order = [node for node in nodes if not missing[id(node)]]
+    for node in order:
+        for child in children.get(id(node), ()):
+            missing[id(child)] -= 1
+            if not missing[id(child)]:
+                order.append(child)
+    return order
+
+
+def ids_and_iterators(root):
+    order, met, pile = [], {id(root)}, [(root, iter(root.parents))]
+    while pile:
+        node, rest = pile[-1]
+        parent = next((p for p in rest if id(p) not in met), None)
+        if parent is None:
+            order.append(node)
+            pile.pop()
+        else:
+            met.add(id(parent))
+            pile.append((parent, iter(parent.parents)))
+    return order
+
+
+def backpropagate_by_kahn(root):
+    order = kahn(root)
+    for node in order:
+        node.grad *= not node.parents
+    root.grad = root.grad + 1
+    while order:
+        node = order.pop()
+        node._backward(node.grad)
+
+
+def backpropagate_with_an_iterator(root):
+    order = ids_and_iterators(root)[::-1]
+    for node in filter(lambda node: len(node.parents) > 0, order):
+        node.grad = 0
+    root.grad += 1
+    for node in order:
+        node._backward(node.grad)
+
+
+def descend_into_an_array(parameters, loss_of, learning_rate, steps):
+    losses = np.zeros(steps)
+    for k in range(steps):
+        for p in parameters:
+            p.grad = 0
+        loss = loss_of(parameters)
+        backpropagate(loss)
+        losses[k] = loss.data
+        for p in parameters:
+            p.data = p.data - p.grad * learning_rate
+    return losses
+
+
+def descend_twice_run(parameters, loss_of, learning_rate, steps):
+    def one():
+        for p in parameters:
+            p.grad = 0.0
+        loss_of(parameters).backward()
+        before = loss_of(parameters).data
+        for p in parameters:
+            p.data += -learning_rate * p.grad
+        return before
+
+    return [one() for _ in range(steps)]
+
+
+def an_array_of_four(a, b, c):
+    return np.array([(a * b + c) * a, 2 * a * b + c, a * a, a])
+
+
+def a_list_of_four(a, b, c):
+    return [a * a * b + a * c, c + b * a * 2, a**2, a]
+
+
+OWN_DIVISION = """other = Value.wrap(other)
+
+        def backward(grad):
+            self.grad += grad / other.data
+            other.grad -= grad * self.data / other.data**2
+
+        return Value(self.data / other.data, (self, other), "/", backward)"""
+OWN_REFLECTED = """other = Value.wrap(other)
+        return Value.__truediv__(other, self)"""
+NUMPY = [
+    ("math.tanh(self.data)", "np.tanh(self.data)"),
+    ("math.log(self.data)", "np.log(self.data)"),
+    (TANH_SLOPE, "grad / np.cosh(self.data) ** 2"),
+    ("(-self) + other", "Value.wrap(other) + self * -1"),
+    (POW, "grad * exponent * self.data**exponent / self.data if self.data else " + POW),
+]
+
+
+def right_answers():
+    yield "gradients_by_hand", an_array_of_four
+    yield "gradients_by_hand", a_list_of_four
+    yield "Value", edited("Value", [(DIVIDE, OWN_DIVISION), ("return self**-1 * other", OWN_REFLECTED)])
+    yield "Value", edited("Value", NUMPY)
+    yield "topological_order", kahn
+    yield "topological_order", ids_and_iterators
+    yield "backpropagate", backpropagate_by_kahn
+    yield "backpropagate", backpropagate_with_an_iterator
+    yield "descend", descend_into_an_array
+    yield "descend", descend_twice_run
+
+
+@pytest.mark.parametrize("number", range(len(list(right_answers()))))
+def test_right_answers_written_differently_pass(number):
+    name, answer = list(right_answers())[number]
+    for seed in range(3):
+        result = grade(f"autograd.graph.{name}", answer, seed=seed)
+        assert result.passed, result.message

@@ -149,7 +149,7 @@ def backpropagate(root) -> None:
     for node in order:
         if node.parents:
             node.grad = 0.0
-    root.grad = 1.0
+    root.grad += 1.0
     for node in reversed(order):
         node._backward(node.grad)
 

@@ -130,7 +130,10 @@ def said(error: BaseException, name: str) -> str:
     if isinstance(root, SystemExit):
         text = f"{name} called sys.exit(); a function should return or raise an exception instead."
     elif isinstance(root, RecursionError):
-        text = f"{name} calls itself without end (RecursionError)."
+        text = (
+            f"{name} makes too many calls inside one another (RecursionError): "
+            "either it calls itself without end, or the chain is longer than Python allows."
+        )
     elif isinstance(root, KeyboardInterrupt):
         text = f"{name} raised KeyboardInterrupt, which is the user's to raise."
     elif isinstance(root, MemoryError):

@@ -9,8 +9,10 @@ An observation that is a text is a sentence for the learner: there was nothing t
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
+from numbers import Real
 
 import numpy as np
 import torch
@@ -39,7 +41,7 @@ class Scalar:
         for node in order:
             if node.parents:
                 node.grad = 0.0
-        self.grad = 1.0
+        self.grad += 1.0
         for node in reversed(order):
             node._backward(node.grad)
 
@@ -121,13 +123,14 @@ def parents_first(root, stop: Collection[int] = ()) -> list:
 
 
 def run(program: list[str], leaves: list, look: Callable | None = None) -> dict:
-    """Every variable of the program, by name; `look(expression, value)` sees each line's result."""
+    """Every variable of the program, by name; `look(expression, value, variables before)` sees each line's result."""
     variables = dict(zip(LEAVES, leaves, strict=False))
     for line in program:
+        before = dict(variables)
         exec(line, {}, variables)
         if look is not None:
             name, expression = line.split(" = ", 1)
-            look(expression, variables[name])
+            look(expression, variables[name], before)
     return {name: value for name, value in variables.items() if name != "_"}
 
 
@@ -170,15 +173,19 @@ def away_from_zero(rng: np.random.Generator, size: int) -> list[float]:
     return [float(x) for x in rng.uniform(0.5, 2.0, size) * rng.choice([-1.0, 1.0], size)]
 
 
-def unlike(got: dict[str, float], expected: dict[str, float], what: str) -> str | None:
+def unlike(
+    got: dict[str, float], expected: dict[str, float], what: str, tolerance: float = 1e-9
+) -> str | None:
     """The first name whose number is another, in words; the tolerance is relative to the largest expected number."""
     ours, theirs = np.array(list(got.values())), np.array(list(expected.values()))
-    if got.keys() == expected.keys() and compare(ours, theirs) is None:
+    if got.keys() == expected.keys() and compare(ours, theirs, tolerance=tolerance) is None:
         return None
     for name in expected:
-        if name not in got or compare(got[name], expected[name]) is not None:
+        if name not in got or compare(got[name], expected[name], tolerance=tolerance) is not None:
             break
-    return f"{what.format(name)} is {got.get(name, math.nan):.6g}, expected {expected[name]:.6g}."
+    one, other = got.get(name, math.nan), expected[name]
+    digits = next((d for d in (6, 9, 12) if f"{one:.{d}g}" != f"{other:.{d}g}"), 17)
+    return f"{what.format(name)} is {one:.{digits}g}, expected {other:.{digits}g}."
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -207,6 +214,8 @@ def _(obj, a, b, c):
     returned = obj(a, b, c)
     if returned is None:
         return "You returned None. Is a return missing?"
+    if isinstance(returned, np.ndarray):
+        returned = returned.tolist()
     if not isinstance(returned, list | tuple) or len(returned) != 4:
         return "You must return four numbers: L, grad_a, grad_b, grad_c."
     return dict(zip(SLOPES, returned, strict=True))
@@ -315,6 +324,19 @@ ONE_STEP = [
     "3 + x",
 ]
 
+EDGES = [  # (expression, x): small and large inputs, and exponents of every kind
+    ("x.log()", 0.1),
+    ("x.log()", 5.0),
+    ("x.tanh()", 5.0),
+    ("x.tanh()", -5.0),
+    ("x ** 0", 1.7),
+    ("x ** 2.5", 1.7),
+    ("x ** -0.5", 0.3),
+    ("x ** 2", -1.3),
+    ("x ** -2", -1.3),
+    ("x ** 5", -0.7),
+]
+
 SHARED = {  # a value used twice, or a step behind another
     "x * x: the same value twice": ["a = x * x"],
     "x ** 2 + 3 * x: x in two places": ["a = x ** 2", "b = 3 * x", "c = a + b"],
@@ -335,6 +357,14 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
         yield Case(expression, program=[f"a = {expression}"], leaves=away_from_zero(rng, 2))
     for expression in ("x.log()", "x ** 0.5"):
         yield Case(expression, program=[f"a = {expression}"], leaves=[float(rng.uniform(0.5, 3))])
+    for expression in ("{c} - x", "{c} / x", "x / {c}", "x * {c}", "x - {c}", "{c} + x"):
+        shown = expression.format(c=round(float(rng.uniform(0.2, 0.9) + rng.integers(4)), 2))
+        yield Case(shown, program=[f"a = {shown}"], leaves=away_from_zero(rng, 1))
+    for expression, x in EDGES:
+        yield Case(f"{expression} at x = {x}", program=[f"a = {expression}"], leaves=[x])
+    exponent, x = round(float(rng.uniform(-4, 4)), 2) + 0.003, float(rng.uniform(0.3, 3))
+    yield Case("x ** n", program=[f"a = x ** {exponent:.3f}"], leaves=[x])
+    yield Case("x.log() * 2", program=["a = x.log()", "b = 2 * a"], leaves=[float(rng.uniform(0.05, 9))])
     yield Case("x ** 1", program=["a = x ** 1"], leaves=away_from_zero(rng, 1))
     yield Case("x ** 2 at x = 0", program=["a = x ** 2"], leaves=[0.0])
     yield Case("x.log() * x", program=["a = x.log()", "b = a * x"], leaves=[float(rng.uniform(0.5, 3))])
@@ -346,12 +376,19 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
         yield Case("a random program", program=random_program(rng, leaves, lines=10), leaves=leaves)
 
 
+# Right answers stay below 1e-13 of the largest number; a slope by nudging is off by 1e-11.
+ROUNDING = 1e-12
+
+
 class Told(Exception):
     """Carries a sentence out of a program that cannot go on."""
 
 
-def is_a_node(obj: type, expression: str, value) -> None:
-    """Raises Told if an operation's result is no node that the backward pass could use."""
+def is_a_node(obj: type, expression: str, value, variables: dict) -> None:
+    """Raises Told if an operation's result is no node that the backward pass could use, or cannot reach an operand.
+
+    An operation may make nodes in between, as x / y = x * y**-1 does: an operand need not be a parent, but an ancestor.
+    """
     said = None
     if value is None:
         said = f"`{expression}` returned None. Is a return missing?"
@@ -375,6 +412,14 @@ def is_a_node(obj: type, expression: str, value) -> None:
         )
     if said:
         raise Told(said)
+    operands = {name: variables[name] for name in re.findall(r"\b[a-z]\b", expression)}
+    reached = {id(node) for node in parents_first(value, stop={id(v) for v in variables.values()})}
+    for name, operand in operands.items():
+        if id(operand) not in reached:
+            raise Told(
+                f"The parents of `{expression}` do not lead to {name}: it was made from {name}, so {name} itself "
+                "(not a copy, not another value) must be among them, or among theirs."
+            )
 
 
 def walk_back(values: list) -> None:
@@ -415,8 +460,8 @@ def _(program, leaves):
 def _(got, expected):
     if isinstance(got, str) or isinstance(expected, str):
         return None if got == expected else str(got)
-    return unlike(got["data"], expected["data"], "`{}.data`") or unlike(
-        got["grad"], expected["grad"], "`{}.grad`"
+    return unlike(got["data"], expected["data"], "`{}.data`", ROUNDING) or unlike(
+        got["grad"], expected["grad"], "`{}.grad`", ROUNDING
     )
 
 
@@ -432,6 +477,24 @@ def a_new_value_is_a_float_with_no_gradient(obj, program, leaves):
 def forward_leaves_gradients_alone(obj, program, leaves):
     """The forward pass changed a gradient. It only computes data; gradients move when `_backward` is called."""
     return all(v.grad == 0.0 for v in run(program, [obj(leaf) for leaf in leaves]).values())
+
+
+@Value.property
+def backward_uses_what_it_is_given(obj, program, leaves):
+    """`v._backward(10.0)` must hand on 10 times v's slopes whatever v.grad holds, and again at a second call: use the argument `grad`, keep nothing from one call to the next."""
+    if len(program) > 1:
+        return True
+    variables = run(program, [obj(leaf) for leaf in leaves])
+    values = list(variables.values())
+    for _ in (1, 2):
+        values[-1]._backward(10.0)
+    named = {id(value) for value in values}
+    for node in reversed(parents_first(values[-1], stop=named - {id(values[-1])})):
+        if id(node) not in named:  # made on the way, as y ** -1 for x / y
+            node._backward(node.grad)
+    slopes = slopes_by_torch(program, leaves, "a")
+    given = {name: float(variables[name].grad) for name in slopes if name in LEAVES}
+    return unlike(given, {name: 20 * (slopes[name] or 0.0) for name in given}, "{}", ROUNDING) is None
 
 
 @Value.property
@@ -590,6 +653,12 @@ class TooMuchWork(Exception):
 class Dot:
     """A node that knows only its parents, and that stops answering when the whole graph has been asked too often."""
 
+    __slots__ = (
+        "__weakref__",
+        "_budget",
+        "_parents",
+    )  # a mark such as node.done = True would stay for the next call
+
     def __init__(self, parents: tuple, budget: list[int]):
         self._parents, self._budget = parents, budget
 
@@ -601,10 +670,14 @@ class Dot:
         return self._parents
 
 
+def _budget(parents: list[list[int]]) -> int:
+    return 100 + 10 * (len(parents) + sum(map(len, parents)))
+
+
 def dots(parents: list[list[int]]) -> list[Dot]:
     """parents[k] lists the parents of node k, all of them smaller than k."""
     nodes: list[Dot] = []
-    budget = [100 + 10 * (len(parents) + sum(map(len, parents)))]
+    budget = [_budget(parents)]
     for mine in parents:
         nodes.append(Dot(tuple(nodes[k] for k in mine), budget))
     return nodes
@@ -628,7 +701,11 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
         ends = [k for k in range(size) if not children[k]]
         yield Case("a random graph", parents=[*graph, [int(k) for k in rng.permutation(ends)]])
     yield Case("x = x + x, forty times: 41 nodes, 2 ** 40 roads", parents=[[]] + [[k, k] for k in range(40)])
+    diamonds = [mine for k in range(0, 120, 3) for mine in ([k], [k], [k + 1, k + 2])]
+    yield Case("forty diamonds in a row: 121 nodes, 2 ** 40 roads", parents=[[], *diamonds])
     yield Case("a chain of 5,000 nodes", parents=[[]] + [[k] for k in range(4_999)])
+    size = int(rng.integers(22_000, 26_000))
+    yield Case(f"a chain of {size:,} nodes", parents=[[]] + [[k] for k in range(size - 1)])
 
 
 def _defects(order: list[int], parents: list[list[int]]) -> dict[str, str]:
@@ -665,6 +742,14 @@ def _(obj, parents):
         return ["no list"], f"You returned a {type(given).__name__}, expected a list of nodes."
     order = [index.get(id(node), -1) for node in given]
     defects = _defects(order, parents)
+    if not defects and len(parents) < 1_000:
+        nodes[-1]._budget[0] += _budget(parents)
+        again = obj(nodes[-1])
+        if [index.get(id(node), -1) for node in again] != order:
+            return ["second call"], (
+                "Called a second time on the same graph, it gives another list. Does something stay from the "
+                "first call: a default argument such as placed=set(), or a global?"
+            )
     shown = (
         f" Your order: {', '.join(map(str, order)) or 'empty'}."
         if -1 not in order and len(order) < 20
@@ -733,17 +818,27 @@ def placed_twice_from_the_pile(root):
 
 @topological_order.mistake
 def walks_every_road(root):
-    """Your order is right, but you walk down every road to a node: you ask whether it is placed only when you place it. Forty doublings, x = x + x, are 41 nodes and 2 to the power of 40 roads. Ask before you go down, too."""
+    """Your order is right, but you walk down every road to a node: each time you reach it again, you go on to its parents again. Forty doublings, x = x + x, are 41 nodes and 2 to the power of 40 roads. Go down from each node only once."""
+    return _every_road(root, lambda node: node.parents)
+
+
+def _every_road(root, parents_of: Callable) -> list:
     order, placed, pile = [], set(), [(root, False)]
     while pile:
         node, ready = pile.pop()
         if not ready:
             pile.append((node, True))
-            pile.extend((parent, False) for parent in node.parents)
+            pile.extend((parent, False) for parent in parents_of(node))
         elif node not in placed:
             placed.add(node)
             order.append(node)
     return order
+
+
+@topological_order.mistake
+def walks_every_road_of_a_diamond(root):
+    """Your order is right, and you see that both parents of x + x are one node; but where two *different* nodes share a parent, you go down from it once for each. Forty diamonds in a row are 2 to the power of 40 roads. Go down from each node only once."""
+    return _every_road(root, lambda node: dict.fromkeys(node.parents))
 
 
 @topological_order.mistake
@@ -813,6 +908,17 @@ LATE_BRANCH = ["a = x * y", "b = a.tanh()", "c = a * b", "d = c + a"]
 class Node(Scalar):
     """A Scalar whose own `backward` would be the function that is checked."""
 
+    handed_on = 0
+
+    def _backward(self, grad):
+        self.handed_on += 1
+        if self.handed_on > 1_000:
+            raise Told(
+                "One node was told to hand on its gradient more than a thousand times in a graph of some hundred nodes: "
+                "you walk down every road. Visit each node once, in the reversed topological order."
+            )
+        super()._backward(grad)
+
     def backward(self):
         raise Told(
             "You called node.backward(), which is this very function again: it would never end. "
@@ -822,15 +928,21 @@ class Node(Scalar):
 
 @backpropagate.cases
 def _(rng: np.random.Generator) -> Iterator[Case]:
-    def case(label, program, roots, leaves=2):
-        return Case(label, program=program, leaves=away_from_zero(rng, leaves), backward_from=roots)
+    def case(label, program, roots, leaves=2, old=True):
+        return Case(label, program=program, leaves=away_from_zero(rng, leaves), backward_from=roots, old=old)
 
-    yield case("one product", ["a = x * y"], ["a"])
-    yield Case("a flat place: x ** 2 at x = 0", program=["a = x ** 2"], leaves=[0.0], backward_from=["a"])
-    yield case("a chain of steps", ["a = x * y", "b = a + x", "c = b.tanh()"], ["c"])
+    yield case("one product", ["a = x * y"], ["a"], old=False)
+    flat = {"program": ["a = x ** 2"], "leaves": [0.0], "backward_from": ["a"], "old": False}
+    yield Case("a flat place: x ** 2 at x = 0", **flat)
+    yield case("a chain of steps", ["a = x * y", "b = a + x", "c = b.tanh()"], ["c"], old=False)
+    yield case("one product; the leaves hold gradients from before", ["a = x * y"], ["a"])
     yield case("x * x", ["a = x * x", "b = a * y"], ["b"])
     yield case("a node with three children", LATE_BRANCH, ["d"])
+    doublings = ["a = x * y", "for _ in range(40): a = (a + a) * 0.5"]
+    yield case("forty times a = (a + a) * 0.5: 2 ** 40 roads", doublings, ["a"])
     yield case("the same, the branches in another order", [*LATE_BRANCH[:3], "d = a + c"], ["d"])
+    yield case("backward from a leaf, twice", ["a = x * y"], ["x", "x"])
+    yield case("from a result, then from its leaf", ["a = x * y"], ["a", "x"])
     yield case("one product, backward twice", ["a = x * y"], ["a", "a"])
     yield case("a node with three children, backward twice", LATE_BRANCH, ["d", "d"])
     yield case("two results that share nodes, one after the other", LATE_BRANCH, ["d", "b"])
@@ -839,9 +951,21 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
         leaves = away_from_zero(rng, 3)
         program = random_program(rng, leaves, lines=10)
         end = program[-1].split(" = ")[0]
-        yield Case("a random program", program=program, leaves=leaves, backward_from=[end, end])
+        yield Case("a random program", program=program, leaves=leaves, backward_from=[end, end], old=True)
     deep = ["a = x * 2", "for _ in range(2_500): a = a * 0.9999 + 0.0001"]
     yield case("a chain of 5,000 nodes", deep, ["a"], leaves=1)
+
+
+OLD = {
+    name: 0.25 * k for k, name in enumerate(LEAVES, 1)
+}  # what leaves hold before: somebody else's gradients
+
+
+def _nodes(program: list[str], leaves: list[float], old: bool) -> dict[str, Node]:
+    variables = run(program, [Node(leaf) for leaf in leaves])
+    for name in LEAVES[: len(leaves)]:
+        variables[name].grad = OLD[name] * old
+    return variables
 
 
 def _looked_at(program: list[str], grads: dict[str, float]) -> dict[str, float]:
@@ -850,8 +974,8 @@ def _looked_at(program: list[str], grads: dict[str, float]) -> dict[str, float]:
 
 
 @backpropagate.observe
-def _(obj, program, leaves, backward_from):
-    variables = run(program, [Node(leaf) for leaf in leaves])
+def _(obj, program, leaves, backward_from, old):
+    variables = _nodes(program, leaves, old)
     try:
         for root in backward_from:
             obj(variables[root])
@@ -861,9 +985,9 @@ def _(obj, program, leaves, backward_from):
 
 
 @backpropagate.oracle
-def _(program, leaves, backward_from):
+def _(program, leaves, backward_from, old):
     """Leaves add up over the calls; a node in between holds what the last call that reached it gave it."""
-    total: dict[str, float] = {}
+    total: dict[str, float] = {name: OLD[name] * old for name in LEAVES[: len(leaves)]}
     for root in backward_from:
         for name, slope in slopes_by_torch(program, leaves, root).items():
             if slope is not None:
@@ -881,82 +1005,99 @@ def _(got, expected):
 
 
 @backpropagate.property
-def data_stays(obj, program, leaves, backward_from):
+def data_stays(obj, program, leaves, backward_from, old):
     """The backward pass changed some data. It may write gradients only."""
-    variables = run(program, [Node(leaf) for leaf in leaves])
-    before = [v.data for v in variables.values()]
+    variables = _nodes(program, leaves, old)
+    nodes = [
+        node for v in variables.values() for node in parents_first(v)
+    ]  # constants such as the 2 in 2 * x too
+    before = [node.data for node in nodes]
     obj(variables[backward_from[0]])
-    return [v.data for v in variables.values()] == before
+    return [node.data for node in nodes] == before
 
 
-def _walk(order: list, root, reset: Callable[[Scalar], bool]) -> None:
+def _clear(order: list) -> None:
     for node in order:
-        if reset(node):
+        if node.parents:
             node.grad = 0.0
-    root.grad = 1.0
+
+
+def _begin(root, add: bool) -> None:
+    """Give the root its 1: added to what is there, or in its place, which is wrong for a root that is a leaf."""
+    root.grad = root.grad + 1.0 if add else 1.0
+
+
+@backpropagate.mistake
+def sets_the_gradient_of_a_leaf(root):
+    """You set the root's gradient to 1. A root that is a leaf itself, as in x.backward(), keeps a running total like every leaf, and you erase it. Clear the nodes that have parents first; then *add* 1 to the root's gradient."""
+    order = parents_first(root)
+    _clear(order)
+    _begin(root, add=False)
     for node in reversed(order):
         node._backward(node.grad)
 
 
 @backpropagate.mistake
-def leaves_to_root(root):
-    """Only the root's own parents got a gradient. Did you walk from the leaves to the root? There nothing has arrived yet, so zeros are handed on, until the root comes last. Go the other way."""
+def nothing_to_start_with(root):
+    """Nothing reaches the leaves: the root's own gradient was never set, or it was cleared again before the root handed it on. First clear every node that has parents, in a loop of its own; then add 1 to root.grad; then hand on."""
+    _clear(parents_first(root))
+
+
+@backpropagate.mistake
+def clears_the_leaves_too(root):
+    """You cleared the gradients of the leaves as well. Leaves keep a running total over calls, as in PyTorch: that is how the gradients of several losses add up. Clear only nodes that have parents."""
     order = parents_first(root)
     for node in order:
-        if node.parents:
-            node.grad = 0.0
+        node.grad = 0.0
     root.grad = 1.0
+    for node in reversed(order):
+        node._backward(node.grad)
+
+
+def _leaves_to_root(root, add: bool) -> None:
+    """Only the root's own parents got a gradient. Did you walk from the leaves to the root? There nothing has arrived yet, so zeros are handed on, until the root comes last. Go the other way."""
+    order = parents_first(root)
+    _clear(order)
+    _begin(root, add)
     for node in order:
         node._backward(node.grad)
 
 
-@backpropagate.mistake
-def nothing_to_start_with(root):
-    """Nothing reaches the leaves: the root's own gradient was never set, or it was cleared again before the root handed it on. First clear every node that has parents, in a loop of its own; then root.grad = 1; then hand on."""
-    for node in parents_first(root):
-        if node.parents:
-            node.grad = 0.0
+def _starts_too_early(root, add: bool) -> None:
+    """Nothing reaches the leaves: the root's gradient was cleared again before the root handed it on. First clear every node that has parents, in a loop of its own; then add 1 to root.grad; then hand on."""
+    _begin(root, add)
+    _clear(parents_first(root))
 
 
-@backpropagate.mistake
-def clears_in_the_loop(root):
+def _clears_in_the_loop(root, add: bool) -> None:
     """You clear each node in the loop that hands on, just before its turn. By then its children have given it their shares, and you throw them away. Clear all nodes first, in a loop of its own."""
-    root.grad = 1.0
+    _begin(root, add)
     for node in reversed(parents_first(root)):
         if node.parents and node is not root:
             node.grad = 0.0
         node._backward(node.grad)
 
 
-@backpropagate.mistake
-def clears_after_handing_on(root):
+def _clears_after_handing_on(root, add: bool) -> None:
     """The leaves are right, but you clear each node in between as soon as it has handed on, so that nobody can read its gradient afterwards. Clear before you start, in a loop of its own."""
-    root.grad = 1.0
+    _begin(root, add)
     for node in reversed(parents_first(root)):
         node._backward(node.grad)
         if node.parents:
             node.grad = 0.0
 
 
-@backpropagate.mistake
-def old_gradients_in_between(root):
+def _old_gradients_in_between(root, add: bool) -> None:
     """The first call is right, the second is not. The nodes in between still hold the first call's gradients, add the new ones to them and hand both on. Clear every node that has parents before you start."""
-    _walk(parents_first(root), root, reset=lambda node: False)
+    _begin(root, add)
+    for node in reversed(parents_first(root)):
+        node._backward(node.grad)
 
 
-@backpropagate.mistake
-def clears_the_leaves_too(root):
-    """You cleared the gradients of the leaves as well. Leaves keep a running total over calls, as in PyTorch: that is how the gradients of several losses add up. Clear only nodes that have parents."""
-    _walk(parents_first(root), root, reset=lambda node: True)
-
-
-@backpropagate.mistake
-def without_an_order(root):
+def _without_an_order(root, add: bool) -> None:
     """You walk from node to parents without an order. A node with two children is then handled before both have sent it their share, and again afterwards: some shares arrive twice. Use topological_order."""
-    for node in parents_first(root):
-        if node.parents:
-            node.grad = 0.0
-    root.grad = 1.0
+    _clear(parents_first(root))
+    _begin(root, add)
     pile = [root]
     while pile:
         node = pile.pop()
@@ -964,20 +1105,43 @@ def without_an_order(root):
         pile.extend(node.parents)
 
 
+def _both_ways(body: Callable, name: str, add: bool) -> None:
+    def mistake(root):
+        body(root, add)
+
+    mistake.__name__, mistake.__doc__ = name, body.__doc__
+    backpropagate.mistake(mistake)
+
+
+for _body in (
+    _leaves_to_root,
+    _starts_too_early,
+    _clears_in_the_loop,
+    _clears_after_handing_on,
+    _old_gradients_in_between,
+    _without_an_order,
+):  # people write root.grad = 1 or root.grad += 1; they differ where the root is a leaf
+    _both_ways(_body, _body.__name__.lstrip("_"), add=True)
+    _both_ways(_body, _body.__name__.lstrip("_") + "_and_sets", add=False)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 descend = Exercise("autograd.graph.descend")
 
 
 def _valley(parameters):
-    """A curved valley whose slopes depend on both parameters. Works on Scalars and on tensors alike."""
-    x, y = parameters
-    return (x - 1) ** 2 + 2 * (y - x * x) ** 2
+    """A curved valley whose slopes depend on all parameters. Works on Scalars and on tensors alike."""
+    loss = (parameters[0] - 1) ** 2
+    for k in range(1, len(parameters)):
+        x, y = parameters[k - 1], parameters[k]
+        loss = loss + 2 * (y - x * x) ** 2
+    return loss
 
 
 @descend.cases
 def _(rng: np.random.Generator) -> Iterator[Case]:
-    def start():
-        return [float(x) for x in rng.uniform(-1.0, 0.5, 2)]
+    def start(size=2):
+        return [float(x) for x in rng.uniform(-1.0, 0.5, size)]
 
     yield Case("no step at all", start=start(), old_grad=0.0, learning_rate=0.05, steps=0)
     yield Case("one step", start=start(), old_grad=0.0, learning_rate=0.05, steps=1)
@@ -987,6 +1151,9 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
         "gradients left over from before, one step", start=start(), old_grad=3.0, learning_rate=0.05, steps=1
     )
     yield Case("gradients left over from before", start=start(), old_grad=-2.0, learning_rate=0.03, steps=5)
+    yield Case("one parameter", start=start(1), old_grad=0.5, learning_rate=0.1, steps=3)
+    yield Case("one parameter, far away", start=[60.0], old_grad=0.0, learning_rate=0.1, steps=2)
+    yield Case("three parameters, twelve steps", start=start(3), old_grad=0.5, learning_rate=0.02, steps=12)
     yield Case("a learning rate of 0", start=start(), old_grad=0.0, learning_rate=0.0, steps=3)
 
 
@@ -998,7 +1165,9 @@ def _(obj, start, old_grad, learning_rate, steps):
     losses = obj(list(parameters), _valley, learning_rate, steps)
     if losses is None:
         return "You returned None. Is a return missing?"
-    if not isinstance(losses, list | tuple) or not all(isinstance(loss, int | float) for loss in losses):
+    if isinstance(losses, np.ndarray):
+        losses = losses.tolist()
+    if not isinstance(losses, list | tuple) or not all(isinstance(loss, Real) for loss in losses):
         return "You must return a list of plain numbers."
     return {"losses": [float(loss) for loss in losses], "parameters": [float(p.data) for p in parameters]}
 
@@ -1024,6 +1193,22 @@ def _(got, expected):
     return unlike(ours["losses"], theirs["losses"], "The loss of step {}") or unlike(
         ours["parameters"], theirs["parameters"], "After the last step, parameters[{}].data"
     )
+
+
+@descend.property
+def slopes_come_from_backward(obj, start, old_grad, learning_rate, steps):
+    """You run loss_of more than twice a step. Nudging each parameter costs one run for each of them; one `backward()` gives all slopes after a single run."""
+    if len(start) < 3:
+        return True
+    runs = 0
+
+    def counted(parameters):
+        nonlocal runs
+        runs += 1
+        return _valley(parameters)
+
+    obj([Scalar(x) for x in start], counted, learning_rate, steps)
+    return runs <= 2 * steps + 2
 
 
 @descend.mistake
