@@ -530,7 +530,9 @@ def _seed(shape: tuple[int, ...]) -> np.ndarray:
 def _(obj, program, leaves):
     """Run the program; then go backward, calling every node's `_backward` ourselves."""
     try:
-        variables = run(program, [obj(x) for x in leaves], lambda text, value, *_: _is_a_node(obj, text, value))
+        variables = run(
+            program, [obj(x) for x in leaves], lambda text, value, *_: _is_a_node(obj, text, value)
+        )
     except Told as sentence:
         return str(sentence)
     *_, root = variables.values()
