@@ -260,6 +260,10 @@ def copy_assets(app: Sphinx, error: Exception | None) -> None:
     (static / "palettes.js").write_text(
         f"window.groundupPalettes = {json.dumps(palettes)};\n", encoding="utf-8"
     )
+    (static / "lessons.js").write_text(
+        f"window.groundupLessons = {json.dumps(study_pages.index(Path(app.srcdir), app.groundup_course.ready))};\n",
+        encoding="utf-8",
+    )
     # Not for pages: templates, source maps, and the icon font (4 MB; course.css has a dozen small drawings instead).
     unused = [static / "vendor", static / "locales", *static.glob("scripts/fontawesome*")]
     for path in [*unused, *static.glob("*.html"), *static.rglob("*.map"), *static.glob("sphinx-thebe.*")]:

@@ -10,6 +10,19 @@ from ci.lesson import BEGIN, END, Lesson, read, read_notebook
 from ci.sync import exported_names
 
 
+def index(root: Path, pages: dict[str, str]) -> dict[str, dict]:
+    """What progress.js knows of each lesson: title, page, notebook in the working copy, ids of its exercises."""
+    return {
+        lesson.id: {
+            "title": lesson.title,
+            "page": f"{pages[lesson.id]}.html",
+            "notebook": "/".join(lesson.exercise_path.parts[1:]),
+            "exercises": [exercise.id for exercise in lesson.exercises],
+        }
+        for lesson in _written(root, pages)
+    }
+
+
 def flashcards(root: Path, pages: dict[str, str], numbers: dict[str, str]) -> str:
     """Markdown: under each lesson's name its recall questions, answers folded. `pages`: lesson id to page."""
     pieces = []
