@@ -174,6 +174,13 @@ def subtracted_p_once(x):
 
 
 @softmax_jacobian.mistake
+def row_times_row(x):
+    """Both of your factors are p as a *row*, so each column has its own probability twice. In p_i (δ_ij - p_j) the first factor belongs to the output i: it must be a column."""
+    p = _p(x)[..., None, :]
+    return p * (_eye(x) - p)
+
+
+@softmax_jacobian.mistake
 def one_row_only(x):
     """You took all of x for one distribution. Each row along the last axis is its own, with its own table; the axes before it stay."""
     p = _p(x).ravel()
@@ -259,11 +266,11 @@ def _second(grad) -> np.ndarray:
     return np.roll(grad, 1, axis=-1) if np.ndim(grad) else np.asarray(1.5 - 0.5 * grad)
 
 
-def _look(obj: Callable, name: str, logits, grad, grad_before, passes, rest: tuple, one: bool = False):
-    """Forward; then, after another forward pass, backward with `grad`, and if passes is 2 again with another one."""
+def _look(obj: Callable, name: str, logits, grad, earlier: dict, rest: tuple, one: bool = False):
+    """Forward; then, after another forward pass, backward with `grad`, and perhaps again with another one."""
     engine = engine_of(obj)
     x = engine(logits)
-    x.grad = np.array(grad_before, dtype=np.float64)
+    x.grad = np.array(earlier.get("logits_grad_before", np.zeros_like(logits)))
     node = obj(x, *rest)
     if node is None:
         return None
@@ -278,7 +285,7 @@ def _look(obj: Callable, name: str, logits, grad, grad_before, passes, rest: tup
     seen["logits.grad"] = np.array(x.grad)
     if not np.array_equal(arriving, grad):
         return "Your backward changes `grad`, which belongs to the result. It may only add to logits.grad."
-    if passes == 2:
+    if earlier.get("backward_passes") == 2:
         for below in parents_first(node):
             below.grad = np.zeros_like(below.data)
         _go_back(node, _second(grad))
@@ -286,7 +293,7 @@ def _look(obj: Callable, name: str, logits, grad, grad_before, passes, rest: tup
     return seen
 
 
-def _expected(function: Callable, logits, grad, grad_before, passes) -> dict:
+def _expected(function: Callable, logits, grad, earlier: dict) -> dict:
     x = torch.tensor(logits, requires_grad=True)
     result = function(x)
 
@@ -295,9 +302,9 @@ def _expected(function: Callable, logits, grad, grad_before, passes) -> dict:
 
     expected = {
         "the result": result.detach().numpy(),
-        "logits.grad": share(np.asarray(grad)) + grad_before,
+        "logits.grad": share(np.asarray(grad)) + earlier.get("logits_grad_before", 0.0),
     }
-    if passes == 2:
+    if earlier.get("backward_passes") == 2:
         expected[SECOND] = share(_second(grad).copy())
     return expected
 
@@ -323,10 +330,9 @@ log_softmax = Exercise("autograd.losses.log_softmax")
 
 @log_softmax.cases
 def _(rng: np.random.Generator) -> Iterator[Case]:
-    def case(label, logits, grad=None, before=0.0, passes=1):
+    def case(label, logits, grad=None, **earlier):
         grad = seeds(logits.shape) if grad is None else np.asarray(grad)
-        before = before * seeds(logits.shape, 2.0)
-        return Case(label, logits=logits, grad=grad, grad_before=before, passes=passes)
+        return Case(label, logits=logits, grad=grad, **earlier)
 
     yield case("two classes, and grad is 1 for the first", _numbers(rng, 2), [1.0, 0.0])
     yield case("three classes, and grad adds up to 0", _numbers(rng, 3), [2.0, -3.0, 1.0])
@@ -339,8 +345,10 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("more rows than classes", _numbers(rng, (5, 2)))
     yield case("two axes before the classes", _numbers(rng, (2, 4, 3)))
     yield case("a cube", _numbers(rng, (3, 3, 3)))
-    yield case("logits that have a gradient already", _numbers(rng, (2, 3)), before=1.0)
-    yield case("two backward passes", _numbers(rng, (2, 3)), passes=2)
+    yield case(
+        "logits that have a gradient already", _numbers(rng, (2, 3)), logits_grad_before=seeds((2, 3), 2.0)
+    )
+    yield case("two backward passes", _numbers(rng, (2, 3)), backward_passes=2)
     yield case("logits 800 apart", np.array([[800.0, 0.0, 1.0], [-1.0, 0.5, 800.0]]))
     yield case("large logits", _numbers(rng, (2, 4)) + 1e6)
     yield case("large negative logits", _numbers(rng, (2, 4)) - 1e6)
@@ -351,13 +359,13 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
 
 
 @log_softmax.observe
-def _(obj, logits, grad, grad_before, passes):
-    return _look(obj, "log_softmax", logits, grad, grad_before, passes, ())
+def _(obj, logits, grad, **earlier):
+    return _look(obj, "log_softmax", logits, grad, earlier, ())
 
 
 @log_softmax.oracle
-def _(logits, grad, grad_before, passes):
-    return _expected(lambda x: torch.log_softmax(x, -1), logits, grad, grad_before, passes)
+def _(logits, grad, **earlier):
+    return _expected(lambda x: torch.log_softmax(x, -1), logits, grad, earlier)
 
 
 log_softmax.agree(_agree)
@@ -397,6 +405,26 @@ def a_tiny_number_added(logits):
     """You added a tiny number before the logarithm. That hides the -inf and keeps a wrong value: a log-probability may be -800. Take the logarithm of the whole fraction on paper first."""
     p = _p(logits.data)
     return _node(logits, np.log(p + 1e-12), _right_slope, p)
+
+
+def _chained(grad, p):
+    """Through the logarithm, then through softmax: 0 times infinity where a probability is 0."""
+    through = grad / p
+    return p * (through - _row_sum(through * p))
+
+
+@log_softmax.mistake
+def softmax_and_log_chained(logits):
+    """You made it of a softmax and a logarithm. Where a probability underflows to 0 the value is -inf and the gradient nan: 0 times infinity. Take the logarithm of the whole fraction on paper first."""
+    p = _p(logits.data)
+    return _node(logits, np.log(p), _chained, p)
+
+
+@log_softmax.mistake
+def softmax_and_log_chained_without_the_maximum(logits):
+    """You made it of exp, a division and a logarithm. Large logits overflow in exp, and far ones underflow to the logarithm of 0. Take the logarithm of the whole fraction on paper, with each row's maximum subtracted."""
+    p = np.exp(logits.data) / _row_sum(np.exp(logits.data))
+    return _node(logits, np.log(p), _chained, p)
 
 
 @log_softmax.mistake
@@ -443,6 +471,12 @@ def only_its_own_slope(logits):
 def sum_over_the_whole_batch(logits):
     """Your backward multiplies p by the sum of all of `grad`. Rows know nothing of each other: sum each row of `grad` on its own, and keep the axis."""
     return _node(logits, _log_p(logits.data), lambda grad, p: grad - p * grad.sum())
+
+
+@log_softmax.mistake
+def logarithm_taken_for_p(logits):
+    """Your backward multiplies the sum by ln p. The rule has p itself there: its exponential."""
+    return _node(logits, _log_p(logits.data), lambda grad, p: grad - np.log(p) * _row_sum(grad))
 
 
 @log_softmax.mistake
@@ -569,12 +603,10 @@ cross_entropy = Exercise("autograd.losses.cross_entropy")
 
 @cross_entropy.cases
 def _(rng: np.random.Generator) -> Iterator[Case]:
-    def case(label, logits, targets=None, grad=1.0, before=0.0, passes=1, **share):
+    def case(label, logits, targets=None, grad=1.0, **more):
         if targets is None:
             targets = rng.integers(logits.shape[1], size=len(logits))
-        before = before * seeds(logits.shape, 2.0)
-        given = {"logits": logits, "targets": np.array(targets), "grad": grad, "grad_before": before}
-        return Case(label, **given, passes=passes, **share)
+        return Case(label, logits=logits, targets=np.array(targets), grad=grad, **more)
 
     yield case("one example", _numbers(rng, (1, 2)), [0])
     yield case("two examples", _numbers(rng, (2, 3)), [2, 0])
@@ -582,13 +614,30 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("two examples, smoothed", _numbers(rng, (2, 3)), [2, 0], label_smoothing=0.3)
     yield case("a gradient other than 1 arrives", _numbers(rng, (2, 3)), [1, 2], grad=-0.3)
     yield case("a gradient other than 1 arrives at one example", _numbers(rng, (1, 3)), [1], grad=2.5)
-    yield case("logits that have a gradient already", _numbers(rng, (2, 3)), [1, 2], before=1.0)
-    yield case("one example that has a gradient already", _numbers(rng, (1, 3)), [1], before=1.0)
-    yield case("two backward passes", _numbers(rng, (2, 3)), [1, 2], passes=2)
+    yield case(
+        "logits that have a gradient already",
+        _numbers(rng, (2, 3)),
+        [1, 2],
+        logits_grad_before=seeds((2, 3), 2.0),
+    )
+    yield case(
+        "one example that has a gradient already",
+        _numbers(rng, (1, 3)),
+        [1],
+        logits_grad_before=seeds((1, 3), 2.0),
+    )
+    yield case("two backward passes", _numbers(rng, (2, 3)), [1, 2], backward_passes=2)
     yield case("a single class", _numbers(rng, (3, 1)))
     yield case("more examples than classes", _numbers(rng, (7, 2)))
     yield case("as many examples as classes", _numbers(rng, (4, 4)), [2, 0, 3, 1])
-    yield case("all at once", _numbers(rng, (5, 4)), grad=-0.7, before=1.0, passes=2, label_smoothing=0.15)
+    yield case(
+        "all at once",
+        _numbers(rng, (5, 4)),
+        grad=-0.7,
+        label_smoothing=0.15,
+        logits_grad_before=seeds((5, 4), 2.0),
+        backward_passes=2,
+    )
     yield case("everything smoothed", _numbers(rng, (3, 4)), label_smoothing=1.0)
     yield case("logits 800 apart", np.array([[800.0, 0.0, 1.0], [-1.0, 0.5, 800.0]]), [1, 0])
     yield case(
@@ -605,19 +654,19 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
 
 
 @cross_entropy.observe
-def _(obj, logits, targets, grad, grad_before, passes, label_smoothing=None):
+def _(obj, logits, targets, grad, label_smoothing=None, **earlier):
     rest = (targets,) if label_smoothing is None else (targets, label_smoothing)
-    return _look(obj, "cross_entropy", logits, grad, grad_before, passes, rest, one=True)
+    return _look(obj, "cross_entropy", logits, grad, earlier, rest, one=True)
 
 
 @cross_entropy.oracle
-def _(logits, targets, grad, grad_before, passes, label_smoothing=0.0):
+def _(logits, targets, grad, label_smoothing=0.0, **earlier):
     right = torch.tensor(targets).long()
 
     def loss(x):
         return torch.nn.functional.cross_entropy(x, right, label_smoothing=label_smoothing)
 
-    return _expected(loss, logits, grad, grad_before, passes)
+    return _expected(loss, logits, grad, earlier)
 
 
 cross_entropy.agree(_agree)
