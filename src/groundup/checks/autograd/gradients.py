@@ -371,7 +371,7 @@ def _(rng):
     yield Case("float32", f="x[0] * x[1], sin(x[0]), x[1]**2 + x[2]**3", x=single)
     yield Case("float32, larger numbers", f="x[0]**2, x[0] * x[1] + x[2], x[1]**2", x=50 * single)
     yield Case("every second number of a row", f="x[0] * x[1]**2, sin(x[1]) * x[2]", x=some(6)[::2])
-    yield Case("an input near 0", f="exp(x[0]) + x[1], x[0] * x[1]", x=some(2) * [1e-4, 1.0])
+    yield Case("an input near 0", f="exp(x[0]) + x[1], x[0] * x[1]", x=some(2) * [1e-6, 1.0])
     yield Case("f hands back a part of its input", f="x[1:]", x=some(3))
 
 
@@ -568,6 +568,8 @@ def _(rng):
         yield case(f"{word} units, right", f"energy(w) = {unit} * sum(w**2)", f"{unit} * 2 * w,", some(3))
         yield case(f"{word} units, wrong", f"energy(w) = {unit} * sum(w**2)", f"{unit} * w,", some(3))
     text = f"energy(w) = {unit} * sum(w**2)"
+    bent = np.array([0.3, -0.28]) * rng.uniform(0.9, 1.1)
+    yield case("small units and a bend, right", "cubes(w) = 1e9 * sum(w**3)", "3e9 * w**2,", bent)
     yield case("tiny units, right", "energy(w) = 1e-30 * sum(w**2)", "1e-30 * 2 * w,", some(3))
     yield case("tiny units, wrong", "energy(w) = 1e-30 * sum(w**2)", "1e-30 * w,", some(3))
     yield case("large units, 2/1000", text, f"{unit} * 2 * w,", some(3), added=(0, (j,), 2e-3))
@@ -593,8 +595,8 @@ def _(rng):
     yield case("a long and a short step, right", flat, "1e-9 + 0 * w,", mixed)
     yield case("wrong where the step is long", flat, "1e-9 + 0 * w,", mixed, added=(0, (0,), 0.2))
     uneven = "uneven(a, b) = 1e7 * sum(sin(a)) + sum(b**2)"
-    yield case("right, arguments of different size", uneven, "1e7 * cos(a), 2 * b", some(2), some(3))
-    yield case("wrong in the smaller argument", uneven, "1e7 * cos(a), b", some(2), some(3))
+    yield case("right, arguments of different size", uneven, "1e7 * cos(a), 2 * b", 0.4 * some(2), some(3))
+    yield case("wrong in the smaller argument", uneven, "1e7 * cos(a), b", 0.4 * some(2), some(3))
     yield case("no dependence at all, right", "constant(w) = 3 + 0 * sum(w)", "0 * w,", some(2))
     yield case("zero everywhere, right", "nothing(w) = 0 * sum(w)", "0 * w,", some(2))
     yield case("a large argument, right", square, "2 * w,", some(3) * 1e4)
@@ -721,6 +723,12 @@ def the_bug_itself(f, grad, *inputs):
 def a_fixed_number_that_sees_nan(f, grad, *inputs):
     """You refuse nan now, but your tolerance is still a fixed number, without units: multiply f by a billion, and every rounding error is larger than it; divide by a billion, and every mistake is smaller."""
     _referee(f, grad, inputs, lambda got, expected, *_: not abs(got - expected) <= 1e-6)
+
+
+@gradcheck.mistake
+def a_fixed_number_beside_the_rounding(f, grad, *inputs):
+    """The rounding is in the right units, but the number beside it is still fixed: divide f by a billion, and every mistake is smaller. Take a part of the largest nudged slope instead."""
+    _referee(f, grad, inputs, lambda got, expected, *rest: not abs(got - expected) <= 1e-6 + rest[1])
 
 
 @gradcheck.mistake
