@@ -672,17 +672,17 @@ def _(rng):
     )
     yield Case("f has a leaf of its own", f="(own * x * x.roll(1)).sin().sum()", x=some(3), v=some(3))
     yield Case("a wave too fast for nudging", f="(10000 * x).sin().sum() / 10000", x=some(3), v=some(3))
-    yield Case("three hundred numbers", f="(x.tanh() * x.roll(1)).sum()", x=some(300), v=some(300))
+    yield Case("150 numbers", f="(x.tanh() * x.roll(1)).sum()", x=some(150), v=some(150))
 
 
 @hessian_vector_product.property
 def makes_no_table(obj, f, x, v):
     """The product is right, but you made the whole table H, at once or row by row: the work grows with its size. Let v weight the gradient first; then one more backward pass is enough."""
-    if x.numel() < 300:
+    if x.numel() < 150:
         return True
     with Work() as work:
         obj(function(f, 1, own_leaf()), x, v)
-    return work.made < x.numel() ** 2 / 2
+    return work.made < x.numel() ** 2  # right answers make some 50 numbers per entry of x, tables a thousand
 
 
 @hessian_vector_product.observe
