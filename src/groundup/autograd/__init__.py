@@ -36,6 +36,7 @@ _HOME = {
     "RoundStraightThrough": "functions",
     "saved_bytes": "functions",
     "Checkpoint": "functions",
+    "stretches": "functions",
     "checkpoint_segments": "functions",
 }
 
@@ -67,6 +68,7 @@ __all__ = [
     "spread",
     "standardise",
     "step_for",
+    "stretches",
     "strides_of",
     "sum_accurately",
     "topological_order",

@@ -7,7 +7,14 @@ import torch
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-__all__ = ["Checkpoint", "RoundStraightThrough", "Softplus", "checkpoint_segments", "saved_bytes"]
+__all__ = [
+    "Checkpoint",
+    "RoundStraightThrough",
+    "Softplus",
+    "checkpoint_segments",
+    "saved_bytes",
+    "stretches",
+]
 
 
 class Softplus(Function):
@@ -64,10 +71,10 @@ def saved_bytes(f, inputs, held=()) -> int:
 
 
 class Checkpoint(Function):
-    """function(*inputs), of which only the inputs are saved; backward computes it again.
+    """function(*inputs), of which only the inputs are saved; backward runs it again.
 
-    function: takes and returns tensors; one result. Source: Chen and others (2016).
-    At least one input must want a gradient; only the CPU's random numbers are kept.
+    function: takes tensors, returns one. At least one input must want a gradient.
+    Only the CPU's random numbers are kept. Source: Chen and others (2016).
     """
 
     @staticmethod
@@ -80,8 +87,8 @@ class Checkpoint(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: torch.Tensor):
-        needed = ctx.needs_input_grad[1:]
-        leaves = [x.detach().requires_grad_(n) for x, n in zip(ctx.saved_tensors, needed)]
+        wanted = zip(ctx.saved_tensors, ctx.needs_input_grad[1:])
+        leaves = [x.detach().requires_grad_(wants) for x, wants in wanted]
         present = torch.get_rng_state()
         torch.set_rng_state(ctx.rng_state)
         with torch.enable_grad():
@@ -91,16 +98,20 @@ class Checkpoint(Function):
         return None, *[leaf.grad for leaf in leaves]
 
 
+def stretches(layers, segments: int) -> list:
+    """The list `layers` cut into `segments` lists, in order, as equal as possible."""
+    edges = [len(layers) * k // segments for k in range(segments + 1)]
+    return [layers[start:end] for start, end in zip(edges, edges[1:])]
+
+
 def checkpoint_segments(layers, x: torch.Tensor, segments: int) -> torch.Tensor:
     """All `layers` one after the other, in `segments` stretches, each a checkpoint.
 
-    layers: functions of one tensor. Stretch k ends before the layer
-    len(layers) · (k + 1) // segments.
+    layers: a list of functions of one tensor.
     """
-    edges = [len(layers) * k // segments for k in range(segments + 1)]
-    for start, end in zip(edges, edges[1:]):
+    for own in stretches(layers, segments):
 
-        def stretch(x, own=layers[start:end]):
+        def stretch(x, own=own):
             for layer in own:
                 x = layer(x)
             return x

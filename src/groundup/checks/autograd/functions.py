@@ -370,7 +370,7 @@ class without_the_ends(_rounder(lambda x, low, high: (x > low) & (x < high))):
     """You leave out the ends of the range. A number that is exactly low or high is inside, and its gradient passes."""
 
 
-@RoundStraightThrough.mistake
+@RoundStraightThrough.mistake(shape=True)
 class masks_the_wrong_side(_rounder(lambda x, low, high: (x < low) | (x > high))):
     """You let the gradient pass outside the range and stop it inside. It is the other way round."""
 
@@ -483,6 +483,13 @@ def _(rng):
     text = "torch.autograd.grad(x.exp().sum(), x)[0] + x.tanh()"
     yield case("f goes backward itself", text, 24, (3,))
     yield case("single numbers", "(x * y).exp() * x.sin()", 8, (), ())
+    text = "[torch.autograd.grad((x + k).exp().sum(), x)[0].sum().item() for k in range(8)]"
+    label = "f goes backward eight times, and each time frees what it saved"
+    yield case(label, text, 8 * 4 * 3000, (50, 60))
+    large = tensor(rng, 5, dtype=torch.float32)
+    part = large[2:].detach().requires_grad_()
+    BYTES["x.sin() + x.cos()"] = 0
+    yield Case("the input is a part of something larger", f="x.sin() + x.cos()", inputs=[part], held=[])
 
 
 def _bind(f, inputs, held):
