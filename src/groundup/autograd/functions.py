@@ -38,7 +38,7 @@ class Softplus(Function):
 class RoundStraightThrough(Function):
     """x rounded to whole numbers from `low` to `high`; the gradient passes inside.
 
-    Source: Bengio, Léonard and Courville (2013), section 4.
+    Source of the idea: Bengio, Léonard and Courville (2013).
     """
 
     @staticmethod
@@ -100,8 +100,8 @@ class Checkpoint(Function):
 
 def stretches(layers, segments: int) -> list:
     """The list `layers` cut into `segments` lists, in order, as equal as possible."""
-    edges = [len(layers) * k // segments for k in range(segments + 1)]
-    return [layers[start:end] for start, end in zip(edges, edges[1:])]
+    n = len(layers)
+    return [layers[n * k // segments : n * (k + 1) // segments] for k in range(segments)]
 
 
 def checkpoint_segments(layers, x: torch.Tensor, segments: int) -> torch.Tensor:

@@ -33,15 +33,14 @@ def storages(tensors) -> dict[int, torch.UntypedStorage]:
     return {x.untyped_storage().data_ptr(): x.untyped_storage() for x in tensors}
 
 
-def attributes(result: torch.Tensor) -> list[str]:
-    """The names under which a custom function's node keeps tensors as attributes."""
-
-    def holds(value):
-        return isinstance(value, torch.Tensor) or (
-            isinstance(value, list | tuple) and any(isinstance(item, torch.Tensor) for item in value)
-        )
-
-    return [name for name, value in vars(result.grad_fn).items() if holds(value)]
+def attributes(node, allowed: torch.dtype | None = None) -> list[str]:
+    """The names under which a custom function's node keeps tensors as attributes, but for those of one dtype."""
+    found = []
+    for name, value in getattr(node, "__dict__", {}).items():
+        items = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(item, torch.Tensor) and item.dtype != allowed for item in items):
+            found.append(name)
+    return found
 
 
 def wrong_result(result, x) -> str | None:
@@ -113,13 +112,14 @@ def _(obj, x, beta, grad, nudge):
     size = sum(storage.nbytes() for storage in storages(saved).values())
     value = result.detach()
     return {
+        "x is as it was": torch.equal(middle, x),
         "The value": value,
         "The logarithm of the value": value.log(),
         "The gradient in x": slope,
         "The logarithm of the slope": (slope / grad).log().clamp(min=-80),
         "The second derivative": second,
         "The arrays of the size of x that you save": -(-size // x.nbytes),
-        "The tensors that you keep as attributes of ctx": attributes(result),
+        "The tensors that you keep as attributes of ctx": attributes(result.grad_fn),
     }
 
 
@@ -147,10 +147,14 @@ def _(x, beta, grad, nudge):
     curve = beta * sigma * np.exp(-np.logaddexp(0, exact))
     seen["The second derivative"] = curve * grad.double().numpy() * nudge.double().numpy()
     seen = {name: torch.tensor(numbers, dtype=x.dtype) for name, numbers in seen.items()}
-    return seen | {
-        "The arrays of the size of x that you save": 1,
-        "The tensors that you keep as attributes of ctx": [],
-    }
+    return (
+        {"x is as it was": True}
+        | seen
+        | {
+            "The arrays of the size of x that you save": 1,
+            "The tensors that you keep as attributes of ctx": [],
+        }
+    )
 
 
 Softplus.agree(by_name)
@@ -316,10 +320,11 @@ def _(obj, x, low, high, grad):
         return said
     size = sum(storage.nbytes() for storage in storages(saved).values())
     return {
+        "x is as it was": torch.equal(middle, x),
         "The value": result.detach(),
         "The gradient in x": slopes[0],
         "More than one byte saved for each number": size > x.numel(),
-        "The tensors that you keep as attributes of ctx": attributes(result),
+        "The tensors that you keep as attributes of ctx": attributes(result.grad_fn),
     }
 
 
@@ -329,6 +334,7 @@ def _(x, low, high, grad):
     inside = np.logical_and(numbers >= low, numbers <= high)
     value = np.minimum(np.maximum(np.rint(numbers), low), high).astype(numbers.dtype)
     return {
+        "x is as it was": True,
         "The value": torch.tensor(value),
         "The gradient in x": torch.tensor(np.where(inside, grad.numpy(), 0).astype(numbers.dtype)),
         "More than one byte saved for each number": False,
@@ -439,6 +445,20 @@ class mask_as_an_attribute(Function):
     @staticmethod
     def backward(ctx, grad):
         return grad * ctx.inside, None, None
+
+
+@RoundStraightThrough.mistake
+class rounds_in_place(Function):
+    """You changed the caller's x in place: methods that end in _ do that. Make a new tensor."""
+
+    @staticmethod
+    def forward(ctx, x, low, high):
+        ctx.save_for_backward((x >= low) & (x <= high))
+        return torch.round(x.clamp_(low, high))
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.saved_tensors[0], None, None
 
 
 @RoundStraightThrough.mistake(shape=True)
@@ -675,8 +695,9 @@ def _traced(functions, inputs, w, grad, apply):
     if result.grad_fn is None:
         return "The result of apply has no node in the graph."
     nodes = [r.grad_fn for r in results]
-    kept = [name for node in nodes for name in _kept(node)]
+    kept = [name for node in nodes for name in attributes(node, allowed=torch.uint8)]
     known = storages([*given, *results[:-1]])
+    # the state of the generator, a tensor of bytes, may be kept in either way
     extra = [x for x in saved if x.dtype != torch.uint8 and _address(x) not in known]
     if said := backward(lambda: _go_back(result, grad, given)):
         return said
@@ -691,16 +712,6 @@ def _traced(functions, inputs, w, grad, apply):
     }
     gradients = {f"The gradient in {name}": x.grad for name, x in zip("xyz", inputs, strict=False)}
     return seen | gradients | {"The gradient in the parameter w": w.grad}
-
-
-def _kept(node) -> list[str]:
-    """Tensors among the attributes; the state of a generator, a tensor of bytes, is allowed."""
-    found = []
-    for name, value in getattr(node, "__dict__", {}).items():
-        items = value if isinstance(value, list | tuple) else [value]
-        if any(isinstance(item, torch.Tensor) and item.dtype != torch.uint8 for item in items):
-            found.append(name)
-    return found
 
 
 @Checkpoint.observe
