@@ -87,7 +87,7 @@ class Checkpoint(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: torch.Tensor):
-        wanted = zip(ctx.saved_tensors, ctx.needs_input_grad[1:])
+        wanted = zip(ctx.saved_tensors, ctx.needs_input_grad[1:], strict=True)
         leaves = [x.detach().requires_grad_(wants) for x, wants in wanted]
         present = torch.get_rng_state()
         torch.set_rng_state(ctx.rng_state)
