@@ -198,8 +198,8 @@ EDITS = [
     ("DataLoader", ".tolist()", "", "plain whole number"),
     ("DataLoader", "generator=self.generator", "generator=torch.Generator()", "the order of the first"),
     ("DataLoader", "yield collate", "return collate", ""),
-    ("DataLoader", "math.ceil(n / self.batch_size)", "-(-n // self.batch_size)", "passed"),
-    ("DataLoader", "math.ceil(n / self.batch_size)", "n // self.batch_size + 1", ""),
+    ("DataLoader", "math.ceil(batches)", "-(-n // self.batch_size)", "passed"),
+    ("DataLoader", "math.ceil(batches)", "n // self.batch_size + 1", ""),
 ]
 
 

@@ -36,7 +36,7 @@ class Handle:
 class Module:
     """A node in a tree of modules, with the interface of torch.nn.Module.
 
-    A subclass writes `forward`, and calls super().__init__() before it assigns anything.
+    A subclass writes `forward`; it calls super().__init__() before any assignment.
     """
 
     def __init__(self):
@@ -72,7 +72,7 @@ class Module:
         self._buffers[name] = tensor
 
     def walk(self, prefix=""):
-        """All modules of the tree, parents first: pairs (prefix of the address, module)."""
+        """All modules of the tree, parents first: pairs (prefix, module)."""
         found = [(prefix, self)]
         for name, child in self._modules.items():
             found += child.walk(f"{prefix}{name}.")
@@ -92,7 +92,7 @@ class Module:
         return [parameter for _, parameter in self.named_parameters()]
 
     def state_dict(self):
-        """Every parameter and buffer by its address. They share memory with the model."""
+        """Parameters and buffers by address; they share memory with the model."""
         state = {}
         for prefix, module in self.walk():
             for name, tensor in (module._parameters | module._buffers).items():
@@ -248,13 +248,14 @@ class Dataset:
 
 def collate(items: list[tuple]) -> tuple[torch.Tensor, ...]:
     """[(x0, y0), (x1, y1), …] → (all x, all y), stacked along a new first axis."""
-    return tuple(torch.stack(entries) for entries in zip(*items))
+    columns = zip(*items, strict=True)
+    return tuple(torch.stack(entries) for entries in columns)
 
 
 class DataLoader:
     """Batches of a data set; each `for` loop over it is one epoch."""
 
-    def __init__(self, dataset, batch_size: int, shuffle=False, drop_last=False, seed=0):
+    def __init__(self, dataset, batch_size, shuffle=False, drop_last=False, seed=0):
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         self.dataset, self.batch_size = dataset, batch_size
@@ -264,7 +265,8 @@ class DataLoader:
     def __len__(self):
         """The number of batches in one epoch."""
         n = len(self.dataset)
-        return n // self.batch_size if self.drop_last else math.ceil(n / self.batch_size)
+        batches = n / self.batch_size
+        return math.floor(batches) if self.drop_last else math.ceil(batches)
 
     def __iter__(self):
         n = len(self.dataset)

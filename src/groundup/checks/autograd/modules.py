@@ -165,6 +165,10 @@ TREES = {  # label → program, what is asked
         [*PAIR, "root.head.copy = torch.nn.Parameter(root.scale.detach().clone())"],
         ["names(root)"],
     ),
+    "the tensors of the state": (
+        [*PAIR, "root.head.register_buffer('mean', torch.ones(2))"],
+        ["list(root.state_dict().values())"],
+    ),
     "buffers are no parameters": (
         [*PAIR, "root.head.register_buffer('mean', torch.zeros(2))"],
         ["names(root)", "state(root)"],
@@ -346,9 +350,10 @@ class replaced_moves_to_the_end(Edited):
     """A name that only gets a new value of the same kind moves to the end of its dictionary in your class, because you take it out first. It must keep its place: the order of the addresses is the order of the optimizer's memory."""
 
     def __setattr__(self, name, value):
-        for home in (self._parameters, self._modules):
-            if name in home and isinstance(value, Parameter | torch.nn.Module):
-                del home[name]
+        if isinstance(value, Parameter):
+            self._parameters.pop(name, None)
+        elif isinstance(value, torch.nn.Module) and name in self._modules:
+            del self._modules[name]
         super().__setattr__(name, value)
 
 
@@ -873,18 +878,25 @@ def _(obj, p, x):
         if mode:
             out = dropped(leaf.detach(), y.detach())
             seen["In training, slopes of what was dropped"] = slopes[out].abs().sum().item()
+    big, said = torch.linspace(1, 2, MANY, dtype=x.dtype), []
+    finished = layer.eval()(big).detach()
+    if dropped(big, finished).any():
+        said.append("In evaluation, numbers are dropped.")
+    elif not torch.equal(finished, big):
+        said.append("In evaluation, the result is not x.")
     layer.train()
-    big = torch.linspace(1, 2, MANY, dtype=x.dtype)
     leaf = big.clone().requires_grad_()
     y = layer(leaf)
     slopes = torch.autograd.grad(y.sum(), leaf)[0]
     out = dropped(big, y.detach())
+    if p > 0 and (out.all() or not out.any()):
+        said.append("In training, 100,000 numbers are all kept or all dropped.")
+    if said:
+        return " ".join(said)
     with torch.no_grad():
         if out.any() and not out.all() and torch.equal(out, dropped(big, layer(big))):
             return "Two calls in training dropped the same of 100,000 numbers."
     ratio = (y.detach() / big)[~out]
-    if len(ratio) == 0:
-        return "In training, you dropped every one of 100,000 numbers."
     seen["In training, what is kept is multiplied by"] = [ratio.min().item(), ratio.max().item()]
     kept = slopes[~out]
     seen["In training, the slope of what is kept"] = [kept.min().item(), kept.max().item()]
