@@ -43,7 +43,7 @@ def grow(base, steps):
     for number, (what, where, name) in enumerate(steps):
         node = nodes[where % len(nodes)]
         free = not hasattr(node, name)
-        if what == "parameter" and (free or name in node._parameters):
+        if what == "parameter" and (getattr(node, name, None) is None or name in node._parameters):
             parameters.append(Parameter(torch.arange(number % 3 + 1.0)))
             setattr(node, name, parameters[-1])
         elif what == "buffer" and free:
