@@ -275,9 +275,9 @@ def catalogue(course: list[Lesson]) -> str:
 
 
 def _formatted(text: str, path: Path, root: Path) -> str:
-    """The text with sorted imports, formatted by the pinned ruff: the same bytes under every Python."""
+    """The text with sorted imports and names, formatted by the pinned ruff: the same bytes under every Python."""
     ruff = [sys.executable, "-m", "ruff"]
-    for command in (["check", "--select", "I", "--fix", "--quiet"], ["format", "--quiet"]):
+    for command in (["check", "--select", "I,RUF022", "--fix", "--quiet"], ["format", "--quiet"]):
         done = subprocess.run(
             [*ruff, *command, "--stdin-filename", str(path), "-"],
             input=text,
