@@ -65,7 +65,7 @@ def test_a_package_without_the_file_is_no_crash(tmp_path, monkeypatch):
     (tmp_path / "hollow").mkdir()
     (tmp_path / "hollow" / "__init__.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(FileNotFoundError, match="hollow/missing.csv"):
+    with pytest.raises(FileNotFoundError, match=r"hollow/missing\.csv"):
         _files.file_of("hollow", "missing.csv", install="hollow")
     with pytest.raises(FileNotFoundError):
         _files.file_of("no_such_package_at_all", "missing.csv", install="nothing")
