@@ -32,9 +32,19 @@ _HOME = {
     "matmul_gradients": "tensors",
     "Tensor": "tensors",
     "index_gradient": "tensors",
+    "Optimizer": "optimizers",
+    "SGD": "optimizers",
+    "RMSProp": "optimizers",
+    "Adam": "optimizers",
+    "AdamW": "optimizers",
 }
 
 __all__ = [
+    "Adam",
+    "AdamW",
+    "Optimizer",
+    "RMSProp",
+    "SGD",
     "Tensor",
     "Value",
     "accumulate_slopes",
