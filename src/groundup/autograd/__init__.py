@@ -37,6 +37,11 @@ _HOME = {
     "log_softmax": "losses",
     "smoothed_targets": "losses",
     "cross_entropy": "losses",
+    "Optimizer": "optimizers",
+    "SGD": "optimizers",
+    "RMSProp": "optimizers",
+    "Adam": "optimizers",
+    "AdamW": "optimizers",
     "init_weights": "training",
     "MLP": "training",
     "dead_units": "training",
@@ -46,7 +51,12 @@ _HOME = {
 }
 
 __all__ = [
+    "Adam",
+    "AdamW",
     "MLP",
+    "Optimizer",
+    "RMSProp",
+    "SGD",
     "Tensor",
     "Value",
     "accumulate_slopes",
