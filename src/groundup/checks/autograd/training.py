@@ -473,7 +473,7 @@ def faint_is_dead(hidden):
 # ---------------------------------------------------------------------------------------------------------------------
 minibatches = Exercise("autograd.training.minibatches")
 
-EPOCHS = 1500  # with at most 30 orders, each is expected 50 times
+EPOCHS = 4500  # enough to see the bias of a shuffle that swaps each place with any place
 
 
 @minibatches.cases
