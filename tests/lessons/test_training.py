@@ -66,7 +66,7 @@ def test_an_epoch_holds_every_row_once(n, batch_size, seed):
 )
 def test_a_sweep_ends_before_the_first_bad_loss(curve, blow_up):
     left = iter(curve)
-    rates, losses = find_learning_rate(lambda rate: next(left), 1e-3, 10, len(curve), blow_up)
+    rates, losses = find_learning_rate(lambda rate: next(left), 1e-3, 10.0, len(curve), blow_up)
     assert losses == curve[: len(losses)]
     assert all(
         math.isfinite(loss) and loss <= blow_up * min(losses[: k + 1]) for k, loss in enumerate(losses)
