@@ -34,6 +34,9 @@ EFFORT = re.compile(
     r"^Difficulty (?P<difficulty>[1-5])/5 · (?P<minutes>\d+) minutes · (?P<points>\d+) points?$", re.M
 )
 HINT = re.compile(r"<details><summary>Hint (?P<number>[123]) · [^<]*</summary>")
+RECALL = re.compile(
+    r"^<details><summary>(?P<question>.+?)</summary>\n\n(?P<answer>.+?)\n\n</details>$", re.M | re.S
+)
 EXPECTED = re.compile(r"^Expected output:\n\n(?P<fence>```+)text\n(?P<text>.*?)\n(?P=fence)$", re.M | re.S)
 
 
@@ -69,6 +72,14 @@ class Exercise:
     code: Cell
     example: Cell
     check: Cell
+
+
+@dataclass(frozen=True)
+class Card:
+    """One recall question: `question` as in the page's summary (HTML), `answer` in Markdown."""
+
+    question: str
+    answer: str
 
 
 @dataclass(frozen=True)
@@ -110,6 +121,28 @@ class Lesson:
     def code(self, *tags: str) -> Iterable[Cell]:
         """The code cells that carry all of `tags`, in order."""
         return (cell for cell in self.cells if cell.kind == "code" and cell.tags.issuperset(tags))
+
+    def sections(self) -> Iterable[tuple[str, str, list[Cell]]]:
+        """Each `## heading` with its prose (joined) and its code cells; what stands before the first has none."""
+        heading, prose, code = "", [], []
+        for cell in self.cells:
+            if cell.kind == "code":
+                code.append(cell)
+                continue
+            first, *rest = re.split(r"^## (.+)$", cell.source, flags=re.M)
+            prose.append(first)
+            for title, text in zip(rest[::2], rest[1::2], strict=True):
+                yield heading, "\n\n".join(prose), code
+                heading, prose, code = title.strip(), [text], []
+        yield heading, "\n\n".join(prose), code
+
+    @property
+    def recall(self) -> tuple[Card, ...]:
+        """The questions under `## Recall`, in order."""
+        texts = [prose for heading, prose, _ in self.sections() if heading == "Recall"]
+        return tuple(
+            Card(m["question"], m["answer"].strip()) for text in texts for m in RECALL.finditer(text)
+        )
 
 
 def chapters(root: Path = ROOT) -> list[Path]:
@@ -316,6 +349,7 @@ def read_notebook(path: Path) -> nbformat.NotebookNode:
 
 __all__ = [
     "ROOT",
+    "Card",
     "Cell",
     "Exercise",
     "Lesson",

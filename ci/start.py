@@ -15,10 +15,11 @@ import signal
 import subprocess
 import sys
 import threading
+import urllib.parse
 from pathlib import Path
 from types import FrameType
 
-from groundup import _files, workspace
+from groundup import _files, progress, workspace
 from groundup.lab import HOST, Lab, LabError, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,13 +98,14 @@ def serve(port: int, *, lab: bool) -> None:
     for line in workspace.refresh(ROOT):
         print(line)
     with contextlib.ExitStack() as stack:
-        addresses = {"Website": stack.enter_context(website(port))}
+        pages = type("PagesOfThisRun", (Pages,), {})
+        addresses = {"Website": stack.enter_context(website(port, pages))}
         server = None
         if lab:
             print("Starting JupyterLab ...", flush=True)
             try:
                 server = stack.enter_context(Lab(ROOT / "work", log=STATE / "jupyter" / "lab.log"))
-                addresses["JupyterLab"] = server.url
+                addresses["JupyterLab"] = pages.lab = server.url
             except LabError as error:
                 print(f"{error}. The website works without it.", file=sys.stderr)
         running = STATE / "running.json"
@@ -119,7 +121,7 @@ def serve(port: int, *, lab: bool) -> None:
                     f"JupyterLab has ended (its log: {STATE / 'jupyter' / 'lab.log'}); the website goes on.",
                     flush=True,
                 )
-                server = None
+                server = pages.lab = None
 
 
 def show(addresses: dict[str, str]) -> None:
@@ -174,21 +176,47 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 class Pages(http.server.SimpleHTTPRequestHandler):
-    """Files of the site; always asked for again, so that a rebuilt page is what the reader sees."""
+    """Files of the site; always asked for again, so that a rebuilt page is what the reader sees.
+
+    Under /local/ stands what only this machine has: progress.json, the autograder's record, and lab/NOTEBOOK, which leads
+    to that notebook in JupyterLab (`lab`, its address; None without it). A cookie tells the pages which of them there are.
+    """
+
+    lab: str | None = None
+
+    def do_GET(self) -> None:
+        """A file of the site, or something of this machine."""
+        path = urllib.parse.urlsplit(self.path).path
+        if path == "/local/progress.json":
+            content = json.dumps({"passed": progress.passed()}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+        elif path.startswith("/local/lab/") and self.lab:
+            address, _, token = self.lab.partition("?")
+            self.send_response(302)
+            self.send_header("Location", f"{address}/tree/{path.removeprefix('/local/lab/')}?{token}")
+            self.end_headers()
+        else:
+            super().do_GET()
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
 
     def end_headers(self) -> None:
-        """Add our header to the usual ones."""
+        """Add our headers to the usual ones."""
         self.send_header("Cache-Control", "no-cache")
+        here = "lab" if self.lab else "site"
+        self.send_header("Set-Cookie", f"groundup_local={here}; Path=/; SameSite=Strict")
         super().end_headers()
 
 
 @contextlib.contextmanager
-def website(port: int):
+def website(port: int, pages: type[Pages]):
     """Serve the site in a thread on the first free port from `port`; yields its address."""
-    handler = functools.partial(Pages, directory=str(SITE))
+    handler = functools.partial(pages, directory=str(SITE))
     while True:
         port = free_port(port)
         try:

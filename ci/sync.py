@@ -1,4 +1,4 @@
-"""Derives everything that chapters/ determines: exercises/, the sources in solutions/, library modules, catalogue.
+"""Derives all that chapters/ determines: exercises/, sources in solutions/, library modules, catalogue, flashcards.
 
     python -m ci.sync            write what has changed
     python -m ci.sync --check    write nothing; exit 1 and name each file that differs
@@ -22,6 +22,7 @@ import yaml
 from jupytext.combine import combine_inputs_with_outputs
 from nbgrader.preprocessors import ClearOutput, ClearSolutions, ComputeChecksums, LockCells
 
+from ci import flashcards
 from ci.lesson import (
     BEGIN,
     END,
@@ -73,7 +74,13 @@ def derive(root: Path = ROOT) -> dict[Path, str]:
         of_part = [lesson for lesson in course if lesson.part == part]
         files[Path("src", "groundup", part, "__init__.py")] = part_package(part, of_part, root)
     files[Path("src", "groundup", "catalogue.json")] = catalogue(course)
+    files[Path("book", "flashcards.csv")] = flashcards.anki(course, _parts(root))
     return files
+
+
+def _parts(root: Path) -> list[dict]:
+    """The parts of the plan, in order."""
+    return tomllib.loads((root / "ci" / "curriculum.toml").read_text(encoding="utf-8"))["part"]
 
 
 def exercise_notebook(lesson: Lesson, repository: str) -> nbformat.NotebookNode:
@@ -188,8 +195,7 @@ def _public_names(node: ast.stmt) -> list[str]:
 def part_package(part: str, of_part: list[Lesson], root: Path) -> str:
     """The part's package: every exported name, imported only when it is asked for."""
     home = {name: lesson.name for lesson in of_part for name in exported_names(lesson)}
-    parts = tomllib.loads((root / "ci" / "curriculum.toml").read_text(encoding="utf-8"))["part"]
-    title = next((entry["title"] for entry in parts if entry["id"] == part), part)
+    title = next((entry["title"] for entry in _parts(root) if entry["id"] == part), part)
     text = f'''"""{title}: the library that the learner builds in this part.
 
 {GENERATED.format(source="chapters/")}

@@ -1,7 +1,7 @@
 """The course's Sphinx extension: lesson pages, the map of the course, and assets from packages.
 
 What it does, in the order of a build: gives myst-nb a reader for each chapter; fills `[[lesson.id]]` and
-`<!-- part … -->` in the hand-written pages; shapes exercises; loads on each page only the scripts it needs; copies
+`<!-- part … -->` and the like in the hand-written pages; shapes exercises; loads on each page only the scripts it needs; copies
 MathJax, plotly.js and the exercise notebooks beside the pages, so that the site asks no other host for anything.
 """
 
@@ -24,12 +24,15 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import lesson_page  # noqa: E402  (needs ROOT on the path for ci.lesson)
+import study_pages  # noqa: E402
 
 from ci.lesson import chapters, read_notebook, write_notebook  # noqa: E402
 
 LOGGER = logging.getLogger("groundup")
 LESSON = re.compile(r"\[\[([a-z0-9_]+\.[a-z0-9_]+)\]\]")
 PART = re.compile(r"^<!-- part (?P<id>\w+): (?P<line>.+) -->$", re.M)
+FLASHCARDS = "<!-- flashcards -->"
+OWNED = re.compile(r"^<!-- owned (?P<id>\w+) -->$", re.M)
 REVISION = 'REVISION = "main"'
 # The files of MathJax that pages load, and those that it asks for when a formula needs them.
 MATHJAX = (
@@ -136,6 +139,14 @@ def note_dependencies(app: Sphinx, docname: str, source: list[str]) -> None:
         )
 
     source[0] = source[0].replace("<!-- strata -->", strata(course))
+    if FLASHCARDS in source[0]:
+        cards = study_pages.flashcards(Path(app.srcdir), course.ready, course.number)
+        source[0] = source[0].replace(FLASHCARDS, cards)
+    if asked := OWNED.search(source[0]):
+        for page in course.ready.values():
+            app.env.note_dependency(page.replace("chapters", "solutions", 1) + ".ipynb")
+        pages = study_pages.owned(Path(app.srcdir), asked["id"], course.ready, course.number)
+        source[0] = source[0].replace(asked[0], pages)
     source[0] = PART.sub(lambda match: part_card(course, match["id"], match["line"]), source[0])
     source[0] = LESSON.sub(lesson_link, source[0])
 
@@ -248,6 +259,10 @@ def copy_assets(app: Sphinx, error: Exception | None) -> None:
     palettes = {"base": style.COLOURS, "light": style.LIGHT, "dark": style.DARK}
     (static / "palettes.js").write_text(
         f"window.groundupPalettes = {json.dumps(palettes)};\n", encoding="utf-8"
+    )
+    (static / "lessons.js").write_text(
+        f"window.groundupLessons = {json.dumps(study_pages.index(Path(app.srcdir), app.groundup_course.ready))};\n",
+        encoding="utf-8",
     )
     # Not for pages: templates, source maps, and the icon font (4 MB; course.css has a dozen small drawings instead).
     unused = [static / "vendor", static / "locales", *static.glob("scripts/fontawesome*")]

@@ -143,7 +143,7 @@ def _effort(exercise: Exercise) -> str:
     full, points = exercise.difficulty, exercise.points
     dots = "".join(f'<i class="{"on" if number < full else "off"}"></i>' for number in range(5))
     return (
-        f'<p class="effort"><span class="level"><span class="dots" aria-hidden="true">{dots}</span> '
+        f'<p class="effort" data-exercise="{exercise.id}"><span class="level"><span class="dots" aria-hidden="true">{dots}</span> '
         f"Difficulty {full}/5</span> <span>{exercise.minutes} minutes</span> "
         f"<span>{points} point{'s' * (points != 1)}</span></p>"
     )

@@ -24,11 +24,16 @@ class Problem:
 
 @dataclass(frozen=True)
 class Course:
-    """Everything that the gates look at, read once. `form` holds the chapters that cannot be read at all."""
+    """Everything that the gates look at, read once.
+
+    lessons: those to judge. every: all that can be read, since a lesson's freshness hangs on what it imports.
+    form: the chapters that cannot be read at all.
+    """
 
     root: Path
     lessons: tuple[Lesson, ...]
     form: tuple[Problem, ...] = field(default=())
+    every: tuple[Lesson, ...] = field(default=())
 
     @cached_property
     def plan(self) -> dict:
@@ -59,14 +64,12 @@ class Course:
 
 def load(root: Path = ROOT, only: tuple[str, ...] = ()) -> Course:
     """Reads the course below `root`; `only` keeps the lessons with these ids."""
-    found, problems = [], []
+    every, problems = [], []
     for path in chapters(root):
         try:
-            lesson = read(path, root)
+            every.append(read(path, root))
         except LessonError as error:
             where, _, message = str(error).partition(": ")
             problems.append(Problem("form", where, message))
-            continue
-        if not only or lesson.id in only:
-            found.append(lesson)
-    return Course(Path(root), tuple(found), tuple(problems))
+    chosen = tuple(lesson for lesson in every if not only or lesson.id in only)
+    return Course(Path(root), chosen, tuple(problems), tuple(every))

@@ -44,7 +44,7 @@ def drift(course: Course) -> Iterator[Problem]:
 def fresh(course: Course) -> Iterator[Problem]:
     """The stored outputs come from today's source."""
     for lesson in course.lessons:
-        if out_of_date(lesson, list(course.lessons)):
+        if out_of_date(lesson, list(course.every)):
             yield Problem(
                 "fresh", str(lesson.solution_path), "its outputs come from another source; run `make execute`"
             )
@@ -160,7 +160,7 @@ def expected(course: Course) -> Iterator[Problem]:
     """The expected output beside each exercise is what the solved example printed."""
     for lesson in course.lessons:
         notebook = course.notebook(lesson.solution_path)
-        if notebook is None or out_of_date(lesson, list(course.lessons)):
+        if notebook is None or out_of_date(lesson, list(course.every)):
             continue  # `fresh` says so
         cells = {cell.id: cell for cell in notebook.cells}
         for exercise in lesson.exercises:
@@ -267,14 +267,11 @@ def _missing_parts(lesson: Lesson, prose: str) -> Iterator[str]:
     if len(lesson.exercises) < FEWEST_EXERCISES:
         yield f"has {len(lesson.exercises)} exercises; at least {FEWEST_EXERCISES} are asked for"
     headings = re.findall(r"^## (.+?)\s*$", prose, re.M)
-    for heading in ("Break it", "Recall", "Read next"):
+    for heading in ("Prove it", "Break it", "Recall", "Read next"):
         if not any(h == heading or h.startswith(f"{heading}:") for h in headings):
             yield f"has no heading `## {heading}`"
-    if "Recall" in headings:
-        section = re.split(r"^## ", prose.split("\n## Recall", 1)[-1], flags=re.M)[0]
-        questions = section.count("<details>")
-        if questions != RECALL_QUESTIONS:
-            yield f"has {questions} recall questions; {RECALL_QUESTIONS} are asked for"
+    if "Recall" in headings and len(lesson.recall) != RECALL_QUESTIONS:
+        yield f"has {len(lesson.recall)} recall questions; {RECALL_QUESTIONS} are asked for"
 
 
 def sizes(course: Course) -> Iterator[Problem]:

@@ -16,7 +16,7 @@ from groundup.autograd.pytorch import (
     slopes_at,
     standardise,
 )
-from groundup.check import exercises_of, grade
+from groundup.check import grade
 
 seeds = st.integers(0, 2**31 - 1)
 
@@ -101,32 +101,6 @@ def test_each_step_on_the_leash_follows_its_own_slope():
         torch.testing.assert_close(here.detach(), at - 0.05 * slope, atol=1e-8, rtol=1e-7)
 
 
-EXERCISES = {exercise.id: exercise for exercise in exercises_of("autograd.pytorch")}
-MISTAKES = {f"{e.name}-{m.name}": (e, m) for e in EXERCISES.values() for m in e.mistakes}
-
-
-@pytest.mark.parametrize("id", EXERCISES)
-def test_solution_passes_on_many_seeds(id):
-    for seed in range(10):
-        result = grade(id, getattr(pytorch, id.split(".")[-1]), seed=seed)
-        assert result.status == "passed", result.message
-
-
-@pytest.mark.parametrize("name", MISTAKES)
-def test_mistake_is_named(name):
-    exercise, mistake = MISTAKES[name]
-    for seed in range(3):
-        result = grade(exercise, mistake.obj, seed=seed)
-        assert result.status in ("failed", "error")  # an error, where the mistake is an exception
-        assert result.mistake == mistake.name, result.message
-
-
-@pytest.mark.parametrize("id", EXERCISES)
-@pytest.mark.parametrize("wrong", [None, 3, lambda *inputs: None, lambda *inputs: [], type("Empty", (), {})])
-def test_nonsense_is_refused(id, wrong):
-    assert grade(id, wrong, seed=0).status in ("failed", "error", "todo")
-
-
 # A learner's slip, as an edit of the course's version, and what the reply must say.
 SLIPS = {
     "slopes_at": [
@@ -158,13 +132,220 @@ SLIPS = {
 }
 
 
+def edited(name, *edits):
+    """The course's version of an exercise with some texts exchanged."""
+    source = inspect.getsource(getattr(pytorch, name))
+    for old, new in edits:
+        assert old in source
+        source = source.replace(old, new)
+    learners = dict(vars(pytorch))
+    exec(source, learners)
+    return learners[name]
+
+
 @pytest.mark.parametrize(("name", "slip"), [(name, slip) for name in SLIPS for slip in SLIPS[name]])
 def test_reply_can_be_read(name, slip):
     old, new, said = slip
-    source = inspect.getsource(getattr(pytorch, name))
-    assert old in source
-    learners = dict(vars(pytorch))
-    exec(source.replace(old, new), learners)
-    result = grade(f"autograd.pytorch.{name}", learners[name], seed=0)
+    result = grade(f"autograd.pytorch.{name}", edited(name, (old, new)), seed=0)
     assert result.status == "failed"
     assert said in result.message
+
+
+# Wrong answers that an attack has found.
+
+
+def nudged_slopes_at(f, inputs, h=1e-5):
+    """The slopes measured, in float64 whatever the inputs are."""
+    wide = [x.detach().double() for x in inputs]
+    slopes = []
+    for k, x in enumerate(wide):
+        with torch.no_grad():
+            slope = nudged(lambda x, k=k: f(*wide[:k], x, *wide[k + 1 :]), x, h)
+        slopes.append(slope.to(inputs[k].dtype))
+    return tuple(slopes)
+
+
+def zeros_of_one_dtype(f, inputs):
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    slopes = torch.autograd.grad(f(*leaves), leaves, allow_unused=True)
+    zeros = [torch.zeros(x.shape, dtype=torch.float64) for x in inputs]
+    return tuple(zero if slope is None else slope for zero, slope in zip(zeros, slopes, strict=True))
+
+
+def wanting_for_a_while(f, inputs):
+    before = [x.requires_grad for x in inputs]
+    slopes = torch.autograd.grad(f(*[x.requires_grad_() for x in inputs]), inputs, materialize_grads=True)
+    for x, wanted in zip(inputs, before, strict=True):
+        x.requires_grad_(wanted)
+    return slopes
+
+
+def also_takes_a_step(loss_of, parameters, inputs, targets, size):
+    loss = accumulate_slopes(loss_of, parameters, inputs, targets, size)
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter -= 0.1 * parameter.grad
+    return loss
+
+
+def wants_a_gradient_of_x(x, eps=1e-5):
+    return standardise(x.requires_grad_(), eps)
+
+
+def whole_table(f, x, v):
+    table = torch.autograd.functional.hessian(f, x.detach())
+    return torch.tensordot(table, v.detach(), dims=v.dim())
+
+
+def table_at_once(f, x, v):
+    return torch.tensordot(torch.func.hessian(f)(x.detach()).detach(), v.detach(), dims=v.dim())
+
+
+def row_by_row(f, x, v):
+    leaf = x.detach().requires_grad_()
+    [gradient] = torch.autograd.grad(f(leaf), leaf, create_graph=True)
+    rows = [torch.autograd.grad(entry, leaf, retain_graph=True)[0] for entry in gradient.reshape(-1)]
+    return torch.stack([(row * v.detach()).sum() for row in rows]).reshape(x.shape)
+
+
+def nudges_the_gradient(f, x, v, h=1e-5):
+    x, v, dtype = x.detach().double(), v.detach().double(), x.dtype
+    [up], [down] = slopes_at(f, [x + h * v]), slopes_at(f, [x - h * v])
+    return ((up - down) / (2 * h)).to(dtype)
+
+
+def w_stops_wanting(w, loss_of, learning_rate, decay, steps):
+    losses = descend_near_average(w, loss_of, learning_rate, decay, steps)
+    w.requires_grad_(False)
+    return losses
+
+
+DETACHED_IN_THE_LOSS = [
+    ("w - average", "w - average.detach()"),
+    ("            average = ", "        average = "),
+]
+WRONG = [
+    ("slopes_at", nudged_slopes_at),
+    ("slopes_at", zeros_of_one_dtype),
+    ("slopes_at", wanting_for_a_while),
+    ("accumulate_slopes", also_takes_a_step),
+    ("standardise", wants_a_gradient_of_x),
+    ("hessian_vector_product", whole_table),
+    ("hessian_vector_product", table_at_once),
+    ("hessian_vector_product", row_by_row),
+    ("hessian_vector_product", nudges_the_gradient),
+    ("descend_near_average", w_stops_wanting),
+    ("descend_near_average", edited("descend_near_average", *DETACHED_IN_THE_LOSS)),
+    ("descend_near_average", edited("descend_near_average", ("losses = []", "losses, held = [], []"),
+                                    ("loss.backward()", "loss.backward(); held.append(loss)"))),
+    ("descend_near_average", edited("descend_near_average", ("w -= ", "w[:] = w - "))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(WRONG)))
+def test_wrong_answer_fails(number):
+    name, wrong = WRONG[number]
+    for seed in range(2):
+        assert not grade(f"autograd.pytorch.{name}", wrong, seed=seed).passed
+
+
+def test_graphs_that_pile_up_are_told():
+    wrong = edited("descend_near_average", *DETACHED_IN_THE_LOSS)
+    assert "graphs pile up" in grade("autograd.pytorch.descend_near_average", wrong, seed=0).message
+
+
+# Right answers that are written quite differently.
+
+
+def by_jacobian(f, inputs):
+    return torch.autograd.functional.jacobian(f, tuple(inputs))
+
+
+def by_func_grad(f, inputs):
+    slopes = torch.func.grad(f, argnums=tuple(range(len(inputs))))(*[x.detach() for x in inputs])
+    return [slope.detach() for slope in slopes]
+
+
+def divides_at_the_end(loss_of, parameters, inputs, targets, size):
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    total = 0.0
+    for x, y in zip(inputs.split(size), targets.split(size), strict=True):
+        loss = loss_of(x, y) * len(x)
+        loss.backward()
+        total += loss.item()
+    for parameter in parameters:
+        parameter.grad /= len(inputs)
+    return total / len(inputs)
+
+
+def adds_up_by_itself(loss_of, parameters, inputs, targets, size):
+    sums, total = [torch.zeros_like(parameter) for parameter in parameters], 0.0
+    for start in range(0, len(inputs), size):
+        x = inputs[start : start + size]
+        loss, share = loss_of(x, targets[start : start + size]), len(x) / len(inputs)
+        for so_far, slope in zip(sums, torch.autograd.grad(loss, parameters), strict=True):
+            so_far += share * slope
+        total += float(loss) * share
+    for parameter, slope in zip(parameters, sums, strict=True):
+        parameter.grad = slope
+    return total
+
+
+def by_variance(x, eps=1e-5):
+    return (x - x.mean(-1, True)) / (x.var(-1, correction=0, keepdim=True) + eps) ** 0.5
+
+
+def on_a_copy(x, eps=1e-5):
+    y = x.clone()
+    y -= y.mean(dim=-1, keepdim=True)
+    return y * torch.rsqrt((y * y).mean(dim=-1, keepdim=True) + eps)
+
+
+def by_hvp(f, x, v):
+    return torch.autograd.functional.hvp(f, x, v)[1]
+
+
+def forward_over_reverse(f, x, v):
+    return torch.func.jvp(torch.func.grad(f), (x.detach(),), (v.detach(),))[1].detach()
+
+
+def with_an_optimizer(w, loss_of, learning_rate, decay, steps):
+    optimizer, average, losses = torch.optim.SGD([w], lr=learning_rate), w.detach().clone(), []
+    for _ in range(steps):
+        pull = ((w - average) ** 2).sum() / 2
+        optimizer.zero_grad()
+        loss = loss_of(w) + pull
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+        average = torch.lerp(w.detach(), average, decay)
+    return losses
+
+
+def detaches_in_the_next_step(w, loss_of, learning_rate, decay, steps):
+    average, losses = w, []
+    for _ in range(steps):
+        average = average.detach().clone()
+        loss = loss_of(w) + torch.nn.functional.mse_loss(w, average, reduction="sum") / 2
+        [slope] = torch.autograd.grad(loss, [w])
+        losses.append(loss.item())
+        w.data.sub_(slope, alpha=learning_rate)
+        average = decay * average + (1 - decay) * w
+    return losses
+
+
+RIGHT = {
+    "slopes_at": [by_jacobian, by_func_grad],
+    "accumulate_slopes": [divides_at_the_end, adds_up_by_itself],
+    "standardise": [by_variance, on_a_copy],
+    "hessian_vector_product": [by_hvp, forward_over_reverse],
+    "descend_near_average": [with_an_optimizer, detaches_in_the_next_step],
+}
+
+
+@pytest.mark.parametrize(("name", "right"), [(name, right) for name in RIGHT for right in RIGHT[name]])
+def test_right_answer_passes(name, right):
+    for seed in range(3):
+        result = grade(f"autograd.pytorch.{name}", right, seed=seed)
+        assert result.passed, result.message

@@ -9,7 +9,7 @@ import pytest
 
 from ci.lesson import ROOT, chapters
 
-HAND_WRITTEN = sorted(path.relative_to(ROOT) for path in (ROOT / "book").glob("*.md"))
+HAND_WRITTEN = sorted(path.relative_to(ROOT) for path in (ROOT / "book").glob("**/*.md"))
 LESSONS = [str(path.relative_to(ROOT).with_suffix(".html")) for path in chapters()]
 PAGES = ["index.html", *(str(path.with_suffix(".html")) for path in HAND_WRITTEN), *LESSONS, "search.html"]
 GRAPH = "chapters/01_autograd/03_graph.html"
@@ -196,6 +196,13 @@ TEXTS = """() => {
 def test_all_text_has_contrast(visit, page, theme):
     """WCAG 2.2, 1.4.3: at least 4.5 to 1. (The output of a check was once dark grey on black.)"""
     assert visit(page, theme).evaluate(TEXTS) == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_words_that_a_search_marked_have_contrast(visit, theme):
+    tab = visit(f"{GRAPH}?highlight=topological", theme)
+    assert tab.locator("span.highlighted").count() > 5
+    assert tab.evaluate(TEXTS) == []
 
 
 def test_pages_without_formulas_or_figures_load_neither_library(visit):

@@ -14,7 +14,8 @@ __all__ = ["central_difference", "gradcheck", "jacobian", "slopes_through", "ste
 def central_difference(f: Callable, x, h):
     """The slope of f at x, measured from x - h to x + h. Its error falls as h².
 
-    x and h are numbers, or arrays of numbers (then each x has its own h).
+    x and h are numbers, or arrays of one shape (then each x has its own h); the
+    result keeps their dtype.
     """
     return (f(x + h) - f(x - h)) / (2 * h)
 
@@ -22,7 +23,7 @@ def central_difference(f: Callable, x, h):
 def step_for(x: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
     """A good step for a central difference at each number of x.
 
-    The cube root of eps, times max(1, |x|), rounded so that x + step is exact.
+    The cube root of eps, times max(1, |x|), as it arrives in x + step.
     Same shape and dtype as x. After Numerical Recipes, section 5.7.
     """
     h = np.cbrt(np.finfo(x.dtype).eps) * np.maximum(1, np.abs(x))

@@ -11,7 +11,7 @@ __all__ = ["accumulate_slopes", "descend_near_average", "hessian_vector_product"
 def slopes_at(f, inputs: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
     """The gradient of f(*inputs), a tensor with one number, in each of the inputs.
 
-    Returns new tensors of the inputs' shapes; the inputs stay untouched.
+    Returns new tensors of the inputs' shapes, without a graph.
     """
     leaves = [x.detach().requires_grad_() for x in inputs]
     return torch.autograd.grad(f(*leaves), leaves, materialize_grads=True)

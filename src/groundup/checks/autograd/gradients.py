@@ -50,6 +50,8 @@ def _(rng):
     yield Case(
         "three places, each with its step", f="exp(x)", x=rng.uniform(0.3, 1, 3), h=rng.uniform(0.1, 0.4, 3)
     )
+    single = rng.uniform(0.5, 1, (2, 2)).astype(np.float32)
+    yield Case("float32", f="exp(x)", x=single, h=single / 2)
 
 
 @central_difference.observe
@@ -119,6 +121,10 @@ def _(rng):
     yield Case("float32", x=(rng.normal(size=6) * 5).astype(np.float32))
     yield Case("float32, a grid", x=(rng.normal(size=(3, 2)) * 300).astype(np.float32))
     yield Case("float16", x=np.array([0.3, -2.7, 40.0], np.float16) * np.float16(rng.uniform(1, 2)))
+    # At a power of two the gaps double, so a step that arrives on one side of x need not arrive on the other.
+    for dtype in (np.float64, np.float32):
+        x = 2.0 ** np.arange(12) * (1 + 0.1 * np.cbrt(np.finfo(dtype).eps) * rng.uniform(-1, 1, 12))
+        yield Case(f"{dtype.__name__}, close to powers of two", x=x.astype(dtype))
     yield Case("every second number of a row", x=(rng.normal(size=8) * 4)[::2])
     yield Case("a single number", x=rng.normal(size=1) * 3)
     yield Case("zeros only", x=np.zeros(2))
@@ -365,18 +371,32 @@ def _(rng):
     yield Case("float32", f="x[0] * x[1], sin(x[0]), x[1]**2 + x[2]**3", x=single)
     yield Case("float32, larger numbers", f="x[0]**2, x[0] * x[1] + x[2], x[1]**2", x=50 * single)
     yield Case("every second number of a row", f="x[0] * x[1]**2, sin(x[1]) * x[2]", x=some(6)[::2])
+    yield Case("an input near 0", f="exp(x[0]) + x[1], x[0] * x[1]", x=some(2) * [1e-6, 1.0])
+    yield Case("f hands back a part of its input", f="x[1:]", x=some(3))
+
+
+def _outputs(f):
+    def outputs(x):
+        values = eval(f, NUMPY, {"x": x})
+        return np.stack(values) if isinstance(values, tuple) else values
+
+    return outputs
 
 
 @jacobian.observe
 def _(obj, f, x):
-    return obj(lambda x: np.stack(eval(f, NUMPY, {"x": x})), x)
+    return obj(_outputs(f), x)
 
 
 @jacobian.oracle
 def _(f, x):
     wide = torch.tensor(x, dtype=torch.float64)
-    slopes = torch.autograd.functional.jacobian(lambda x: torch.stack(eval(f, TORCH, {"x": x})), wide)
-    return slopes.numpy().astype(x.dtype)
+
+    def outputs(x):
+        values = eval(f, TORCH, {"x": x})
+        return torch.stack(values) if isinstance(values, tuple) else values.clone()
+
+    return torch.autograd.functional.jacobian(outputs, wide).numpy().astype(x.dtype)
 
 
 @jacobian.agree
@@ -384,6 +404,14 @@ def _(got, expected):
     # Central differences reach eps^(2/3), 4e-11 or 2e-5, times how strongly these functions bend.
     single = any(getattr(value, "dtype", None) == np.float32 for value in (got, expected))
     return compare(got, expected, tolerance=3e-4 if single else 1e-8)
+
+
+@jacobian.property
+def two_runs_for_each_input(obj, f, x):
+    """Your matrix is right, but you ran f more often than twice for each input. A nudge changes all outputs at once: one pair of runs gives a whole column, not one entry."""
+    runs, outputs = [], _outputs(f)
+    obj(lambda x: runs.append(1) or outputs(x), x)
+    return len(runs) <= 2 * len(x) + 2  # one or two more, to see how many outputs there are
 
 
 def _steps(x):
@@ -450,6 +478,19 @@ def two_names_for_one_array(f, x):
     return np.stack(_columns(f, x, lambda up, down, h: f(x) - f(x)), axis=1)
 
 
+@jacobian.mistake
+def one_array_nudged_up_and_down(f, x):
+    """You nudged one array up and, in place, down again. When f hands back a part of its input, the result of the first run changes along with it. Give each run an array of its own."""
+    nudged, columns = x.copy(), []
+    for j, h in enumerate(_steps(x)):
+        nudged[j] = x[j] + h
+        up = f(nudged)
+        nudged[j] = x[j] - h
+        columns.append((up - f(nudged)) / (2 * h))
+        nudged[j] = x[j]
+    return np.stack(columns, axis=1)
+
+
 @jacobian.mistake(shape=True)  # the input is changed in every case
 def never_put_back(f, x):
     """You nudged x itself and did not put it back. The caller's array is changed, and each column is measured at a place that the nudges before have moved. x + nudge makes a new array."""
@@ -514,29 +555,48 @@ def _(rng):
     yield case("wrong sign", product, "-2 * a * b, a**2", some(4), some(4))
     yield case("the slopes are too small", square, "1.5 * abs(w),", abs(some(3)))
     i, j = int(rng.integers(2)), int(rng.integers(1, 3))
-    at = (1, (i, j), 2e-3)
-    yield case("one slope is too large by 2/1000", product, slopes, some(2, 3), some(2, 3), added=at)
-    at = (0, (i, j), -2e-3)
-    yield case("one slope is too small by 2/1000", product, slopes, some(2, 3), some(2, 3), added=at)
+    at = (1, (i, j), 1.1e-3)
+    yield case("one slope is too large by 1.1/1000", product, slopes, some(2, 3), some(2, 3), added=at)
+    at = (0, (i, j), -1.1e-3)
+    yield case("one slope is too small by 1.1/1000", product, slopes, some(2, 3), some(2, 3), added=at)
     yield case("one slope is nan", product, slopes, some(3, 3), some(3, 3), added=(0, (j, i), NAN))
     yield case("all slopes are nan", square, "w * nan,", some(3))
+    yield case("one slope is infinite", square, "2 * w,", some(3), added=(0, (j,), np.inf))
+    mix = "mix(a, b, c) = sum(a * b) + sum(c**2)"
+    yield case("wrong in the third of three arguments", mix, "b, a, c", some(2), some(2), some(1, 3))
     for word, unit in (("small", "1e9"), ("large", "1e-9")):
         yield case(f"{word} units, right", f"energy(w) = {unit} * sum(w**2)", f"{unit} * 2 * w,", some(3))
         yield case(f"{word} units, wrong", f"energy(w) = {unit} * sum(w**2)", f"{unit} * w,", some(3))
     text = f"energy(w) = {unit} * sum(w**2)"
+    bent = np.array([0.3, -0.28]) * rng.uniform(0.9, 1.1)
+    yield case("small units and a bend, right", "cubes(w) = 1e9 * sum(w**3)", "3e9 * w**2,", bent)
+    yield case("tiny units, right", "energy(w) = 1e-30 * sum(w**2)", "1e-30 * 2 * w,", some(3))
+    yield case("tiny units, wrong", "energy(w) = 1e-30 * sum(w**2)", "1e-30 * w,", some(3))
     yield case("large units, 2/1000", text, f"{unit} * 2 * w,", some(3), added=(0, (j,), 2e-3))
     flat = np.array([0.0, 0.3, -0.25]) * rng.uniform(0.9, 1.1)
     yield case("right, and one slope is 0", "cubes(w) = sum(w**3)", "3 * w**2,", flat)
     yield case("a slope of 0 is wrong", "cubes(w) = sum(w**3)", "3 * w**2,", flat, added=(0, (0,), 2e-3))
+    sparse = np.array([[0.0, 0.0, 0.0], [0.3, -0.28, 0.0]]) * rng.uniform(0.9, 1.1)
+    yield case("right, and most slopes are 0", "cubes(w) = -sum(w**3)", "-3 * w**2,", sparse)
+    even = rng.uniform(0.25, 0.3) * np.array([1.0, -1.0])
+    yield case("right, and the slopes add up to 0", "fourth(w) = sum(w**4)", "4 * w**3,", even)
     hill = "hill(w) = 1000 + 1e-9 * sum(w)"
     yield case("right, the value hides the slopes", hill, "1e-9 + 0 * w,", some(3))
     pit = "pit(w) = -1000 + 1e-9 * sum(w)"
     yield case("right, a negative value hides the slopes", pit, "1e-9 + 0 * w,", some(3))
     hill = "hill(w) = 100 + 1e-5 * sum(w**2)"
     yield case("wrong, small slopes under a large value", hill, "1e-5 * w,", some(3))
-    uneven = "uneven(a, b) = 1e3 * sum(sin(a)) + sum(b**2)"
-    yield case("right, arguments of different size", uneven, "1e3 * cos(a), 2 * b", some(2), some(3))
-    yield case("wrong in the smaller argument", uneven, "1e3 * cos(a), b", some(2), some(3))
+    flat = "hill(w) = 1000 + 1e-9 * sum(w)"
+    far, mixed = some(3) * 1e6, some(2) * [1e6, 1.0]
+    yield case("long steps: little rounding, right", flat, "1e-9 + 0 * w,", far)
+    yield case(
+        "long steps: little rounding, wrong by 1/100", flat, "1e-9 + 0 * w,", far, added=(0, (j,), 1e-2)
+    )
+    yield case("a long and a short step, right", flat, "1e-9 + 0 * w,", mixed)
+    yield case("wrong where the step is long", flat, "1e-9 + 0 * w,", mixed, added=(0, (0,), 0.2))
+    uneven = "uneven(a, b) = 1e7 * sum(sin(a)) + sum(b**2)"
+    yield case("right, arguments of different size", uneven, "1e7 * cos(a), 2 * b", 0.4 * some(2), some(3))
+    yield case("wrong in the smaller argument", uneven, "1e7 * cos(a), b", 0.4 * some(2), some(3))
     yield case("no dependence at all, right", "constant(w) = 3 + 0 * sum(w)", "0 * w,", some(2))
     yield case("zero everywhere, right", "nothing(w) = 0 * sum(w)", "0 * w,", some(2))
     yield case("a large argument, right", square, "2 * w,", some(3) * 1e4)
@@ -618,13 +678,13 @@ def _(got, expected):
     for part in PARTS[1:4]:
         if got.get(part) != expected.get(part):
             return f"In your message the {part} is {got[part]}, expected {expected[part]}."
-    for part in PARTS[4:]:
-        ours, theirs = got.get(part, 0.0), expected.get(part, 0.0)
-        size = max(
-            abs(number) for number in (*map(expected.get, PARTS[4:], (0.0, 0.0)), 0.0) if number == number
-        )
-        if not (abs(ours - theirs) <= 1e-3 * size or (ours != ours and theirs != theirs)):
-            return f"In your message the number after “{part}” is {ours:.6g}, it should be {theirs:.6g}."
+    numbers = [expected.get(part, 0.0) for part in PARTS[4:]]
+    size = max([abs(number) for number in numbers if np.isfinite(number)])
+    for part, right in zip(PARTS[4:], numbers, strict=True):
+        number = got.get(part, 0.0)
+        same = number == right or (number != number and right != right)
+        if not same and not abs(number - right) <= 1e-3 * size:
+            return f"In your message the number after “{part}” is {number:.6g}, it should be {right:.6g}."
     return None
 
 
@@ -666,6 +726,12 @@ def a_fixed_number_that_sees_nan(f, grad, *inputs):
 
 
 @gradcheck.mistake
+def a_fixed_number_beside_the_rounding(f, grad, *inputs):
+    """The rounding is in the right units, but the number beside it is still fixed: divide f by a billion, and every mistake is smaller. Take a part of the largest nudged slope instead."""
+    _referee(f, grad, inputs, lambda got, expected, *rest: not abs(got - expected) <= 1e-6 + rest[1])
+
+
+@gradcheck.mistake
 def nan_is_accepted(f, grad, *inputs):
     """You accept nan. Every comparison with nan is false, so an error of nan is not > what is allowed. Ask whether the error is within what is allowed, and refuse if it is not."""
     _referee(f, grad, inputs, lambda got, expected, *rest: abs(got - expected) > 1e-6 * rest[0] + rest[1])
@@ -673,7 +739,7 @@ def nan_is_accepted(f, grad, *inputs):
 
 @gradcheck.mistake
 def no_room_for_rounding(f, grad, *inputs):
-    """You measure the error against the largest slope only. Where f is large and its slopes are tiny, the nudged slopes are mostly rounding, eps |f| / h, and you refuse a right formula."""
+    """You leave no room for rounding beside the largest slope, or far too little. Where f is large and its slopes are tiny, the nudged slopes are mostly rounding, eps |f| / h, and you refuse a right formula."""
     _referee(f, grad, inputs, lambda got, expected, *rest: not abs(got - expected) <= 1e-6 * rest[0])
 
 

@@ -1,24 +1,31 @@
 """Checks for the lesson autograd.pytorch.
 
 Functions to differentiate are given as texts, such as ``"(x * y).sum()"``, so that a failing case can be read.
-The oracles use torch.func and torch.autograd.functional, or PyTorch's own layers, never the lesson's way.
+The oracles use torch.func, or PyTorch's own layers, never the lesson's way.
 
 An observation that is a text is a sentence for the learner: there was nothing to compare.
 """
 
+import weakref
 from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from groundup.check import Case, Exercise, compare
 
 NAMES = "xyz"
 
 
-def function(text: str, inputs: int) -> Callable:
-    """The function of x, y, z that the text describes."""
-    return eval(f"lambda {', '.join(NAMES[:inputs])}: {text}", {"torch": torch})
+def function(text: str, inputs: int, own: torch.Tensor | None = None) -> Callable:
+    """The function of x, y, z that the text describes; `own` is a leaf of the function's own."""
+    return eval(f"lambda {', '.join(NAMES[:inputs])}: {text}", {"torch": torch, "own": own})
+
+
+def own_leaf() -> torch.Tensor:
+    return torch.tensor(1.25, dtype=torch.float64, requires_grad=True)
 
 
 def tensor(rng: np.random.Generator, *shape: int, dtype=torch.float64) -> torch.Tensor:
@@ -51,6 +58,45 @@ def traces(**tensors: torch.Tensor) -> dict:
     return seen | {f"Afterwards, {name}.grad": x.grad for name, x in tensors.items()}
 
 
+class Mark:
+    """Stays alive as long as what holds it: a node of a graph, or what an operation keeps for its backward pass."""
+
+    def __init__(self, step: int, tensor: torch.Tensor | None = None):
+        self.step, self.tensor = step, tensor
+
+
+class Work(TorchDispatchMode):
+    """Counts the numbers that all operations make, forward and backward."""
+
+    made = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for one in result if isinstance(result, list | tuple) else [result]:
+            self.made += one.numel() if isinstance(one, torch.Tensor) else 0
+        return result
+
+
+class Nodes(TorchFunctionMode):
+    """Puts a mark with the number of the step into each node that is made."""
+
+    def __init__(self):
+        super().__init__()
+        self.step, self.marks = 0, weakref.WeakSet()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        node = result.grad_fn if isinstance(result, torch.Tensor) else None
+        if node is not None and "mark" not in node.metadata:
+            node.metadata["mark"] = mark = Mark(self.step)
+            self.marks.add(mark)
+        return result
+
+    def alive(self) -> int:
+        """Of how many steps there are still nodes."""
+        return len({mark.step for mark in self.marks})
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 slopes_at = Exercise("autograd.pytorch.slopes_at")
 
@@ -76,11 +122,17 @@ def _(rng):
     yield Case("a straight line", f="(3 * x).sum() - (2 * y).sum()", inputs=[some(2), some(3)])
     single = [tensor(rng, 4, dtype=torch.float32), tensor(rng, 2, 4, dtype=torch.float32)]
     yield Case("float32", f="(x * y).sin().sum()", inputs=single)
+    unused = [tensor(rng, 3, dtype=torch.float32), tensor(rng, 2, dtype=torch.float32)]
+    yield Case("float32, y has no influence", f="(x ** 2).sum()", inputs=unused)
+    yield Case("f has a leaf of its own", f="(own * x * y).sum()", inputs=[some(2), some(2)])
+    wave = "(10000 * x).sin().sum() / 10000 + y.sum()"
+    yield Case("a wave too fast for nudging", f=wave, inputs=[some(3), some(2)])
 
 
 @slopes_at.observe
 def _(obj, f, inputs):
-    slopes = obj(function(f, len(inputs)), inputs)
+    own = own_leaf()
+    slopes = obj(function(f, len(inputs), own), inputs)
     if slopes is None:
         return None
     if not isinstance(slopes, list | tuple) or len(slopes) != len(inputs):
@@ -91,17 +143,18 @@ def _(obj, f, inputs):
             return "You must return a tuple of tensors."
         seen[f"The gradient in {name}"] = slope
         seen[f"In the gradient in {name}, requires_grad"] = slope is not None and slope.requires_grad
-    return seen | traces(**dict(zip(NAMES, inputs, strict=False)))
+    return seen | traces(own=own, **dict(zip(NAMES, inputs, strict=False)))
 
 
 @slopes_at.oracle
 def _(f, inputs):
     plain = tuple(x.detach().clone() for x in inputs)
-    slopes = torch.func.grad(function(f, len(inputs)), argnums=tuple(range(len(inputs))))(*plain)
+    f = function(f, len(inputs), own_leaf().detach())
+    slopes = torch.func.grad(f, argnums=tuple(range(len(inputs))))(*plain)
     seen = {}
     for name, slope in zip(NAMES, slopes, strict=False):
         seen |= {f"The gradient in {name}": slope, f"In the gradient in {name}, requires_grad": False}
-    return seen | traces(**dict(zip(NAMES, inputs, strict=False)))
+    return seen | traces(own=own_leaf(), **dict(zip(NAMES, inputs, strict=False)))
 
 
 slopes_at.agree(by_name)
@@ -114,6 +167,14 @@ def backward_on_the_callers_tensors(f, inputs):
         x.requires_grad_()
     f(*inputs).backward()
     return tuple(x.grad for x in inputs)
+
+
+@slopes_at.mistake
+def backward_on_fresh_leaves(f, inputs):
+    """The slopes are right, but backward() fills .grad of every leaf that it can reach, and f may use leaves of its own. torch.autograd.grad returns the slopes that you ask for, and writes nothing."""
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    f(*leaves).backward()
+    return tuple(torch.zeros_like(x) if x.grad is None else x.grad for x in leaves)
 
 
 @slopes_at.mistake
@@ -159,7 +220,7 @@ def only_the_first(f, inputs):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-accumulate_slopes = Exercise("autograd.pytorch.accumulate_slopes")
+accumulate_slopes = Exercise("autograd.pytorch.accumulate_slopes", may_change=("weights", "bias"))
 
 
 def _mean_loss(weights, bias, x, y):
@@ -191,13 +252,23 @@ def _(rng):
 
 @accumulate_slopes.observe
 def _(obj, weights, bias, inputs, targets, size):
-    rows, passes, done = [], [], []
+    rows, in_memory, marks = [], [], weakref.WeakSet()
+
+    def keep(kept):
+        mark = Mark(len(rows), kept.detach())  # an output with its past would be a circle
+        marks.add(mark)
+        return mark
 
     def loss_of(x, y):
-        rows.append(len(x))
-        passes.append(len(done))
-        loss = _mean_loss(weights, bias, x, y)
-        loss.register_hook(lambda grad: done.append(1))
+        # What an earlier part kept for its backward pass must be gone, and the graphs before the last one too.
+        earlier = {m.step for m in marks if m.tensor is not None or m.step < len(rows)}
+        in_memory.append(len(earlier))
+        rows.append([int(row) for one in x for row in torch.nonzero((inputs == one).all(dim=1))[:1]])
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda mark: mark.tensor):
+            loss = _mean_loss(weights, bias, x, y)
+        if loss.grad_fn is not None:
+            loss.grad_fn.metadata["mark"] = mark = Mark(len(rows))
+            marks.add(mark)
         return loss
 
     returned = obj(loss_of, [weights, bias], inputs, targets, size)
@@ -209,8 +280,10 @@ def _(obj, weights, bias, inputs, targets, size):
         "The gradient in the weights": weights.grad,
         "The gradient in the bias": bias.grad,
         "The loss that you return": returned,
-        "The number of rows in each call of loss_of": rows,
-        "The number of backward passes before each call of loss_of": passes,
+        "The rows in each call of loss_of": rows,
+        "The number of earlier parts still in memory at each call of loss_of": in_memory,
+        "Afterwards, the weights": weights.detach(),
+        "Afterwards, the bias": bias.detach(),
     }
 
 
@@ -218,13 +291,15 @@ def _(obj, weights, bias, inputs, targets, size):
 def _(weights, bias, inputs, targets, size):
     plain = weights.detach().clone(), bias.detach().clone(), inputs, targets
     slopes, loss = torch.func.grad_and_value(_mean_loss, argnums=(0, 1))(*plain)
-    rows = [len(part) for part in inputs.split(size)]
+    rows = [part.tolist() for part in torch.arange(len(inputs)).split(size)]
     return {
         "The gradient in the weights": slopes[0],
         "The gradient in the bias": slopes[1],
         "The loss that you return": loss.item(),
-        "The number of rows in each call of loss_of": rows,
-        "The number of backward passes before each call of loss_of": list(range(len(rows))),
+        "The rows in each call of loss_of": rows,
+        "The number of earlier parts still in memory at each call of loss_of": [0] * len(rows),
+        "Afterwards, the weights": plain[0],
+        "Afterwards, the bias": plain[1],
     }
 
 
@@ -318,6 +393,48 @@ def one_backward_at_the_end(loss_of, parameters, inputs, targets, size):
 
 
 @accumulate_slopes.mistake
+def keeps_each_graph(loss_of, parameters, inputs, targets, size):
+    """The numbers are right, but with retain_graph each part's graph still keeps its numbers while the next one is built. No part is gone backward on twice: leave it out."""
+    total = 0.0
+    for parameter in parameters:
+        parameter.grad = None
+    for start in range(0, len(inputs), size):
+        x, y = inputs[start : start + size], targets[start : start + size]
+        loss = loss_of(x, y) * (len(x) / len(inputs))
+        loss.backward(retain_graph=True)
+        total += loss.item()
+    return total
+
+
+@accumulate_slopes.mistake
+def adds_up_tensors(loss_of, parameters, inputs, targets, size):
+    """The numbers are right, but you added up the losses as tensors, and took the number at the end. Until then the sum holds on to the graphs of all parts. Add loss.item()."""
+    total = 0.0
+    for parameter in parameters:
+        parameter.grad = None
+    for start in range(0, len(inputs), size):
+        x, y = inputs[start : start + size], targets[start : start + size]
+        loss = loss_of(x, y) * (len(x) / len(inputs))
+        loss.backward()
+        total = total + loss
+    return total.item()
+
+
+@accumulate_slopes.mistake
+def strides_through_the_rows(loss_of, parameters, inputs, targets, size):
+    """The numbers are right, but you took every n-th row into a part. Take the rows in order: the first `size`, then the next `size`."""
+    total, parts = 0.0, -(-len(inputs) // size)
+    for parameter in parameters:
+        parameter.grad = None
+    for start in range(parts):
+        x, y = inputs[start::parts], targets[start::parts]
+        loss = loss_of(x, y) * (len(x) / len(inputs))
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+@accumulate_slopes.mistake
 def weighs_only_the_loss(loss_of, parameters, inputs, targets, size):
     """The loss is right, the gradient is too large: you went backward on the part's mean loss, and multiplied by its share only afterwards. Multiply first, so that the share is part of what you differentiate."""
     total = 0.0
@@ -386,13 +503,15 @@ def _(rng):
     yield Case("rows of equal numbers", x=equal, eps=1e-2, weights=tensor(rng, 2, 4))
     yield case("rows of one number", 3, 1, eps=1e-2)
     yield case("float32", 3, 5, eps=1e-2, dtype=torch.float32)
+    yield Case("rows far from 0", x=tensor(rng, 2, 4) + 30_000, eps=1e-3, weights=tensor(rng, 2, 4))
     yield Case("columns of a larger matrix", x=tensor(rng, 5, 3).T, eps=1e-5, weights=tensor(rng, 3, 5))
 
 
 @standardise.observe
 def _(obj, x, weights, eps=None):
     leaf = x.clone().requires_grad_()
-    given = leaf * 1  # a result: PyTorch lets a submission overwrite it
+    # A result, because PyTorch lets a submission overwrite it; or a tensor without a past.
+    given = x if weights is None else leaf * 1
     result = obj(given) if eps is None else obj(given, eps)
     if result is None:
         return None
@@ -405,7 +524,10 @@ def _(obj, x, weights, eps=None):
         # The gradient of a weighted sum of the result.
         [slope] = torch.autograd.grad((result * weights).sum(), leaf, materialize_grads=True)
         seen["The gradient in x of (result * weights).sum()"] = slope
-    return seen | {"Afterwards, the caller's x": given.detach()}
+    return seen | {
+        "Afterwards, the caller's x": given.detach(),
+        "Afterwards, x.requires_grad": given.requires_grad,
+    }
 
 
 @standardise.oracle
@@ -416,7 +538,7 @@ def _(x, weights, eps=1e-5):
     if weights is not None:
         result.backward(weights.double())
         seen["The gradient in x of (result * weights).sum()"] = wide.grad.to(x.dtype)
-    return seen | {"Afterwards, the caller's x": x}
+    return seen | {"Afterwards, the caller's x": x, "Afterwards, x.requires_grad": weights is not None}
 
 
 standardise.agree(by_name)
@@ -481,6 +603,13 @@ def no_graph_at_all(x, eps=1e-5):
 
 
 @standardise.mistake
+def squares_minus_square(x, eps=1e-5):
+    """You took the mean of the squares minus the square of the mean. On paper that is the same, but far from 0 two huge numbers cancel and few digits are left. Square the differences."""
+    mean = _rows(x)
+    return (x - mean) / (_rows(x * x) - mean * mean + eps).sqrt()
+
+
+@standardise.mistake
 def divides_by_one_less(x, eps=1e-5):
     """You divided the sum of squares by n − 1, as var and std do unless told otherwise. The mean square divides by n; and for rows of one number, n − 1 is zero."""
     return (x - _rows(x)) / (x.var(dim=-1, keepdim=True) + eps).sqrt()
@@ -538,24 +667,43 @@ def _(rng):
     yield Case("x holds a gradient already", f="(x[0] * x[1:]).exp().sum()", x=held, v=some(3))
     single = [tensor(rng, 4, dtype=torch.float32) for _ in range(2)]
     yield Case("float32", f="(x * x.roll(1)).sin().sum()", x=single[0], v=single[1])
+    yield Case(
+        "x and v want gradients", f="(x * x.roll(1)).exp().sum()", x=wanting(some(3)), v=wanting(some(3))
+    )
+    yield Case("f has a leaf of its own", f="(own * x * x.roll(1)).sin().sum()", x=some(3), v=some(3))
+    yield Case("a wave too fast for nudging", f="(10000 * x).sin().sum() / 10000", x=some(3), v=some(3))
+    yield Case("150 numbers", f="(x.tanh() * x.roll(1)).sum()", x=some(150), v=some(150))
+
+
+@hessian_vector_product.property
+def makes_no_table(obj, f, x, v):
+    """The product is right, but you made the whole table H, at once or row by row: the work grows with its size. Let v weight the gradient first; then one more backward pass is enough."""
+    if x.numel() < 150:
+        return True
+    with Work() as work:
+        obj(function(f, 1, own_leaf()), x, v)
+    return work.made < x.numel() ** 2  # right answers make some 50 numbers per entry of x, tables a thousand
 
 
 @hessian_vector_product.observe
 def _(obj, f, x, v):
-    product = obj(function(f, 1), x, v)
+    own = own_leaf()
+    product = obj(function(f, 1, own), x, v)
     if product is None:
         return None
     if not isinstance(product, torch.Tensor):
         return "You must return a tensor."
-    return {"H v": product, "In H v, requires_grad": product.requires_grad} | traces(x=x, v=v)
+    return {"H v": product, "In H v, requires_grad": product.requires_grad} | traces(x=x, v=v, own=own)
 
 
 @hessian_vector_product.oracle
 def _(f, x, v):
     wide = x.detach().double()
-    hessian = torch.autograd.functional.hessian(function(f, 1), wide)
-    product = torch.tensordot(hessian, v.double(), dims=v.dim()).to(x.dtype)
-    return {"H v": product, "In H v, requires_grad": False} | traces(x=x, v=v)
+    along = torch.func.jvp(
+        torch.func.grad(function(f, 1, own_leaf().detach())), (wide,), (v.detach().double(),)
+    )
+    product = along[1].to(x.dtype)
+    return {"H v": product, "In H v, requires_grad": False} | traces(x=x, v=v, own=own_leaf())
 
 
 hessian_vector_product.agree(by_name)
@@ -600,6 +748,15 @@ def adds_the_gradient(f, x, v):
     f(leaf).backward(create_graph=True)
     gradient = leaf.grad.clone()
     leaf.grad = leaf.grad.detach()
+    (gradient * v).sum().backward()
+    return leaf.grad
+
+
+@hessian_vector_product.mistake
+def backward_at_the_end(f, x, v):
+    """The product is right, but your last pass is a backward(), which fills .grad of every leaf that it can reach: v's, if it wants one, and those of leaves that f uses. Use torch.autograd.grad."""
+    leaf = x.detach().requires_grad_()
+    [gradient] = torch.autograd.grad(f(leaf), leaf, create_graph=True)
     (gradient * v).sum().backward()
     return leaf.grad
 
@@ -650,11 +807,31 @@ def _(rng):
     yield case("two steps", steps=2)
     yield case("three steps", steps=3)
     yield case("no step at all", steps=0)
+    yield case("a single number", steps=3, loss="(x - 3) ** 2 / 2", numbers=())
     yield case("eight steps on a curved loss", steps=8, loss=curved, numbers=(4,), rate=0.05)
     yield case("a gradient left over from before", steps=1, held=2.0)
     yield case("the same, four steps", steps=4, held=-3.0, rate=0.2, decay=0.6)
     yield case("a matrix", steps=5, loss="(x @ x.T).cos().sum()", numbers=(2, 3), decay=0.9)
     yield case("a decay of 0.5", steps=4, loss=curved, numbers=(3,), decay=0.5)
+    yield case("a wave too fast for nudging", steps=1, loss="(10000 * x).sin().sum() / 10000", numbers=(3,))
+
+
+@descend_near_average.property
+def no_graph_outlives_its_step(obj, w, loss, learning_rate, decay, steps):
+    """The numbers are right, but graphs pile up: those of early steps are still in memory in late ones. Something that lives on, your average or a list, holds a tensor with a past. Cut its past off where you make it."""
+    if steps < 8:
+        return True
+    f, most = function(loss, 1), 0
+    with Nodes() as nodes:
+
+        def loss_of(x):
+            nonlocal most
+            nodes.step += 1
+            most = max(most, nodes.alive())
+            return f(x)
+
+        obj(w, loss_of, learning_rate, decay, steps)
+    return most <= 4  # the last one or two, and room for answers that call loss_of twice
 
 
 @descend_near_average.observe
@@ -664,7 +841,8 @@ def _(obj, w, loss, learning_rate, decay, steps):
         return None
     if not isinstance(losses, list | tuple) or not all(isinstance(x, int | float) for x in losses):
         return "You must return a list of plain numbers."
-    return {"The losses": list(losses), "Afterwards, w": w.detach()}
+    seen = {"The losses": list(losses), "Afterwards, w": w.detach()}
+    return seen | {"Afterwards, w.requires_grad": w.requires_grad}
 
 
 @descend_near_average.oracle
@@ -678,7 +856,7 @@ def _(w, loss, learning_rate, decay, steps):
         losses.append(value.item() + away.square().sum().item() / 2)
         w = w - learning_rate * (slope + away)
         average = average + (1 - decay) * (w - average)
-    return {"The losses": losses, "Afterwards, w": w}
+    return {"The losses": losses, "Afterwards, w": w, "Afterwards, w.requires_grad": True}
 
 
 descend_near_average.agree(by_name)

@@ -1,0 +1,96 @@
+"""What the pages about the lessons show of them: flashcards, and what a part's learner owns at its end.
+
+Both are made from the lessons and from what their runs printed, never from numbers typed by hand.
+"""
+
+import re
+from pathlib import Path
+
+from ci.lesson import BEGIN, END, Lesson, read, read_notebook
+from ci.sync import exported_names
+
+
+def index(root: Path, pages: dict[str, str]) -> dict[str, dict]:
+    """What progress.js knows of each lesson: title, page, notebook in the working copy, ids of its exercises."""
+    return {
+        lesson.id: {
+            "title": lesson.title,
+            "page": f"{pages[lesson.id]}.html",
+            "notebook": "/".join(lesson.exercise_path.parts[1:]),
+            "exercises": [exercise.id for exercise in lesson.exercises],
+        }
+        for lesson in _written(root, pages)
+    }
+
+
+def flashcards(root: Path, pages: dict[str, str], numbers: dict[str, str]) -> str:
+    """Markdown: under each lesson's name its recall questions, answers folded. `pages`: lesson id to page."""
+    pieces = []
+    for lesson in _written(root, pages):
+        pieces.append(f"### {_link(lesson, pages, numbers)}")
+        for card in lesson.recall:
+            pieces.append(f"<details><summary>{card.question}</summary>\n\n{card.answer}\n\n</details>")
+    return "\n\n".join(pieces)
+
+
+def owned(root: Path, part: str, pages: dict[str, str], numbers: dict[str, str]) -> str:
+    """Markdown: a table of the modules of `part` and, under each lesson, what its proof and experiment printed."""
+    lessons = [lesson for lesson in _written(root, pages) if lesson.part == part]
+    rows, pieces, totals = [], [], [0, 0, 0]
+    for lesson in lessons:
+        counts = (len(lesson.exercises), _lines_of_the_learner(lesson), _lines(root / lesson.module_path))
+        totals = [total + count for total, count in zip(totals, counts, strict=True)]
+        cells = [_link(lesson, pages, numbers), f"`groundup.{lesson.part}.{lesson.name}`", *map(str, counts)]
+        rows.append(f"| {' | '.join(cells)} |")
+        pieces.append(_evidence(lesson, pages, numbers))
+    table = "\n".join(
+        [
+            "| Lesson | Module | Exercises | Lines you wrote | Lines in the module |",
+            "|---|---|--:|--:|--:|",
+            *rows,
+            f"| **Together** | | **{totals[0]}** | **{totals[1]}** | **{totals[2]}** |",
+        ]
+    )
+    return "\n\n".join([table, "## What it matched, and what it trained", *pieces])
+
+
+def _evidence(lesson: Lesson, pages: dict[str, str], numbers: dict[str, str]) -> str:
+    """One lesson's names, and the printed text of its `## Prove it` and `## Experiment`, as its last run left it."""
+    path = lesson.root / lesson.solution_path
+    outputs = (
+        {cell.id: cell.get("outputs", []) for cell in read_notebook(path).cells} if path.exists() else {}
+    )
+    names = ", ".join(f"`{name}`" for name in exported_names(lesson))
+    pieces = [f"### {_link(lesson, pages, numbers)}", f"You own {names}."]
+    for heading, _, cells in lesson.sections():
+        kind, _, title = heading.partition(": ")
+        printed = "".join(
+            output.text
+            for cell in cells
+            for output in outputs.get(cell.id, [])
+            if output.output_type == "stream"
+        )
+        if kind in ("Prove it", "Experiment") and printed.strip():
+            fence = "```"
+            pieces.append(f"**{kind}**: {title}\n\n{fence}text\n{printed.rstrip()}\n{fence}")
+    return "\n\n".join(pieces)
+
+
+def _written(root: Path, pages: dict[str, str]) -> list[Lesson]:
+    return [read(root / f"{page}.md", root) for page in pages.values()]
+
+
+def _link(lesson: Lesson, pages: dict[str, str], numbers: dict[str, str]) -> str:
+    return f"[{numbers.get(lesson.id, '')} {lesson.title}](/{pages[lesson.id]}.md)"
+
+
+def _lines_of_the_learner(lesson: Lesson) -> int:
+    """Lines that stand between the markers of the solutions, blank ones aside."""
+    region = re.compile(rf"{re.escape(BEGIN)}\n(.*?){re.escape(END)}", re.S)
+    bodies = [body for exercise in lesson.exercises for body in region.findall(exercise.source)]
+    return sum(bool(line.strip()) for body in bodies for line in body.splitlines())
+
+
+def _lines(path: Path) -> int:
+    """Lines of a module, blank ones aside."""
+    return sum(bool(line.strip()) for line in path.read_text(encoding="utf-8").splitlines())
