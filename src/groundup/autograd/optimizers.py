@@ -76,7 +76,8 @@ class Adam(Optimizer):
         self.lr, self.betas, self.eps = lr, betas, eps
         self.weight_decay = weight_decay
         self.steps = 0
-        self.exp_avg, self.exp_avg_sq = self.zeros(), self.zeros()
+        self.exp_avg = self.zeros()
+        self.exp_avg_sq = self.zeros()
 
     def step(self):
         """Move every parameter once, by the gradient that it holds now."""

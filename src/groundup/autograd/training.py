@@ -5,6 +5,7 @@ Generated from chapters/01_autograd/08_training.md by `make sync`: edit that fil
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -30,7 +31,7 @@ class MLP:
 
     def __init__(self, sizes: list[int], rng: np.random.Generator):
         self.layers = []
-        for n_in, n_out in zip(sizes, sizes[1:]):
+        for n_in, n_out in pairwise(sizes):
             weights, bias = init_weights(rng, n_in, n_out), np.zeros(n_out)
             self.layers.append((Tensor(weights), Tensor(bias)))
 

@@ -6,6 +6,7 @@ below, which keep no code in common with the lesson. An observation that is a te
 """
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -162,6 +163,7 @@ class Rule:
     """What the mistakes are edits of: an optimizer that asks `move` for the change of each parameter."""
 
     states: tuple[str, ...] = ()
+    defaults: ClassVar[dict] = {}
 
     def __init__(self, parameters, lr, **options):
         self.leaves, self.lr, self.steps = list(parameters), lr, 0
@@ -211,6 +213,8 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
         nesterov=True,
     )
     yield a_walk(rng, "forty steps", ((2, 2), (2, 2)), 40, lr=0.01, momentum=0.95, weight_decay=0.01)
+    yield a_walk(rng, "a learning rate of 0", ((3,), (2,)), 2, lr=0.0, momentum=0.5)
+    yield a_walk(rng, "gradients of 0", ((3,), (2,)), 2, scale=0.0)
     yield transposed(a_walk(rng, "a transposed view", ((3, 2), (2, 4)), 3, momentum=0.9))
 
 
@@ -222,7 +226,7 @@ def transposed(case: Case) -> Case:
 
 class _SGD(Rule):
     states = ("velocity",)
-    defaults = {"momentum": 0.0, "weight_decay": 0.0, "nesterov": False}
+    defaults: ClassVar = {"momentum": 0.0, "weight_decay": 0.0, "nesterov": False}
 
     def move(self, k, w, g, momentum, weight_decay, nesterov):
         g = g + weight_decay * w
@@ -291,20 +295,10 @@ class moves_with_the_old_velocity(_SGD):
 
 @SGD.mistake
 class nesterov_ignored(_SGD):
-    """Your rule is right without `nesterov`. With nesterov=True the move must look one step ahead: the gradient plus momentum times the new velocity."""
+    """Your rule is right without `nesterov`. With nesterov=True the move must look one step ahead: the gradient plus momentum times the *new* velocity. (With the old one it is the ordinary move.)"""
 
     def move(self, k, w, g, momentum, weight_decay, nesterov):
         return super().move(k, w, g, momentum, weight_decay, False)
-
-
-@SGD.mistake
-class nesterov_with_the_old_velocity(_SGD):
-    """With nesterov=True you used the velocity from before this step, which gives the ordinary momentum again. Take the new velocity: it has this gradient in it already."""
-
-    def move(self, k, w, g, momentum, weight_decay, nesterov):
-        g, old = g + weight_decay * w, self.velocity[k]
-        v = self.keep("velocity", k, momentum * old + g)
-        return -self.lr * (g + momentum * old if nesterov else v)
 
 
 @SGD.mistake
@@ -370,12 +364,15 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield with_a_zero(a_walk(rng, "one weight was not used in the first step", ((3,), (2,)), 3))
     yield a_walk(rng, "the learning rate changes", ((3,), (2, 1)), 4, lr=(0.1, 0.1, 0.02, 0.5))
     yield a_walk(rng, "forty steps", ((2, 2), (2, 2)), 40, lr=0.01, alpha=0.95)
+    yield a_walk(rng, "a learning rate of 0", ((3,), (2,)), 2, lr=0.0)
+    yield a_walk(rng, "gradients of 0", ((3,), (2,)), 2, scale=0.0)
+    yield a_walk(rng, "alpha is a half", ((3,), (2,)), 3, alpha=0.5)
     yield transposed(a_walk(rng, "a transposed view", ((3, 2), (2, 4)), 3))
 
 
 class _RMSProp(Rule):
     states = ("square_avg",)
-    defaults = {"alpha": 0.99, "eps": 1e-8}
+    defaults: ClassVar = {"alpha": 0.99, "eps": 1e-8}
 
     def average(self, old, g, alpha):
         return alpha * old + (1 - alpha) * g * g
@@ -502,6 +499,9 @@ def adam_cases(rng: np.random.Generator) -> Iterator[Case]:
         weight_decay=0.1,
     )
     yield a_walk(rng, "forty steps", ((2, 2), (2, 2)), 40, lr=0.01, weight_decay=0.05)
+    yield a_walk(rng, "a learning rate of 0", ((3,), (2,)), 2, lr=0.0)
+    yield a_walk(rng, "gradients of 0", ((3,), (2,)), 2, scale=0.0)
+    yield a_walk(rng, "a parameter without any numbers", ((0, 3),), 2)
     yield transposed(a_walk(rng, "a transposed view", ((3, 2), (2, 4)), 3))
 
 
@@ -510,7 +510,7 @@ Adam.cases(adam_cases)
 
 class _Adam(Rule):
     states = ("exp_avg", "exp_avg_sq")
-    defaults = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
+    defaults: ClassVar = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
 
     def move(self, k, w, g, betas, eps, weight_decay):
         return self.adaptive(k, g + weight_decay * w, betas, eps)
@@ -684,11 +684,13 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield a_walk(rng, "one number, one step", ((),), 1, weight_decay=0.5)
     yield from adam_cases(rng)
     yield a_walk(rng, "half of every weight goes", ((2, 3), (2,)), 3, lr=0.5, weight_decay=1.0)
-    yield a_walk(rng, "the learning rate and its decay change", ((3,),), 3, lr=(0.1, 0.4, 0.2), weight_decay=0.9)
+    yield a_walk(
+        rng, "the learning rate and its decay change", ((3,),), 3, lr=(0.1, 0.4, 0.2), weight_decay=0.9
+    )
 
 
 class _AdamW(_Adam):
-    defaults = _Adam.defaults | {"weight_decay": 0.01}
+    defaults: ClassVar = _Adam.defaults | {"weight_decay": 0.01}
 
     def move(self, k, w, g, betas, eps, weight_decay):
         return self.adaptive(k, g, betas, eps) - self.lr * weight_decay * w
