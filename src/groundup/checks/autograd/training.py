@@ -1,0 +1,1052 @@
+"""Checks for the lesson autograd.training.
+
+MLP is judged against torch; its named mistakes are built on autograd.tensors' `Node`, whose steps are torch's. `train`
+runs on a model, a loss and an optimizer of ours, which write down how they are used. Random answers are judged by what
+must hold of every draw, and by chi-square tests. An observation that is a text is a sentence for the learner.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from groundup.check import Case, Exercise, agree_in_distribution, compare
+from groundup.checks.autograd.graph import parents_first
+from groundup.checks.autograd.tensors import Node, away_from_zero
+
+
+def by_name(got, expected) -> str | None:
+    """Compares two observations: dicts entry by entry, in the order of the expected one."""
+    if got is None:
+        return None if expected is None else "You returned None. Is a return missing?"
+    if isinstance(got, str) or not isinstance(expected, dict):
+        return None if type(got) is type(expected) and got == expected else str(got)
+    for name in expected:
+        if difference := compare(got.get(name), expected[name]):
+            return f"{name}: {difference.replace('you returned', 'yours is')}"
+    return None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+init_weights = Exercise("autograd.training.init_weights")
+
+
+@init_weights.cases
+def _(rng: np.random.Generator) -> Iterator[Case]:
+    def case(label, n_in, n_out):
+        return Case(label, seed=int(rng.integers(1, 1000)), n_in=n_in, n_out=n_out)
+
+    yield case("three numbers in, two out", 3, 2)
+    yield case("two in, three out", 2, 3)
+    yield case("as many in as out", 5, 5)
+    yield case("one in", 1, 4)
+    yield case("one out", 9, 1)
+    yield case("a large layer", 200, 30)
+
+
+@init_weights.observe
+def _(obj, seed, n_in, n_out):
+    rng = np.random.default_rng(seed)
+    first = obj(rng, n_in, n_out)
+    if first is None:
+        return None
+    return {"The weights": first, "The weights of a second call": obj(rng, n_in, n_out)}
+
+
+@init_weights.oracle
+def _(seed, n_in, n_out):
+    rng = np.random.default_rng(seed)
+    layers = [torch.tensor(rng.standard_normal(n_in * n_out)).reshape(n_in, n_out) for _ in range(2)]
+    gain = torch.nn.init.calculate_gain("relu")
+    first, second = ((layer * gain / math.sqrt(n_in)).numpy() for layer in layers)
+    return {"The weights": first, "The weights of a second call": second}
+
+
+init_weights.agree(by_name)
+
+
+def _he(rng, n_in, n_out, size=None):
+    return rng.normal(size=size or (n_in, n_out)) * math.sqrt(2 / n_in)
+
+
+@init_weights.mistake
+def scaled_by_the_outputs(rng, n_in, n_out):
+    """You divided by the number of outputs. Each unit sums over its *inputs*, so it is n_in that makes the sum grow."""
+    return rng.normal(size=(n_in, n_out)) * math.sqrt(2 / n_out)
+
+
+@init_weights.mistake
+def forgot_the_root(rng, n_in, n_out):
+    """You multiplied by 2 / n_in. That is the variance; the standard deviation, by which drawn numbers are scaled, is its square root."""
+    return rng.normal(size=(n_in, n_out)) * (2 / n_in)
+
+
+@init_weights.mistake(shape=True)  # a factor off everywhere, so it is right on no case
+def forgot_that_relu_halves(rng, n_in, n_out):
+    """You scaled by the root of 1 / n_in. That keeps the sum as large as its inputs, but then relu throws away half of its square: after twenty layers little is left."""
+    return rng.normal(size=(n_in, n_out)) / math.sqrt(n_in)
+
+
+@init_weights.mistake
+def averaged_inputs_and_outputs(rng, n_in, n_out):
+    """You scaled by the root of 2 / (n_in + n_out), as Glorot and Bengio do, or by the mean of both sizes. Here only the n_in inputs of the sum count."""
+    return rng.normal(size=(n_in, n_out)) * math.sqrt(4 / (n_in + n_out))
+
+
+@init_weights.mistake(shape=True)
+def glorots_scale(rng, n_in, n_out):
+    """You scaled by the root of 2 / (n_in + n_out). That is Glorot's and Bengio's choice, for layers without relu; here only the n_in inputs of the sum count."""
+    return rng.normal(size=(n_in, n_out)) * math.sqrt(2 / (n_in + n_out))
+
+
+@init_weights.mistake
+def scaled_the_wrong_way(rng, n_in, n_out):
+    """You divided by the standard deviation instead of multiplying with it: now layers with more inputs get larger weights."""
+    return rng.normal(size=(n_in, n_out)) / math.sqrt(2 / n_in)
+
+
+@init_weights.mistake
+def drawn_transposed(rng, n_in, n_out):
+    """You drew an array of shape (n_out, n_in) and turned it round. The numbers are as random, but they are not those that the same seed gives everybody else: draw size=(n_in, n_out)."""
+    return _he(rng, n_in, n_out, size=(n_out, n_in)).T
+
+
+@init_weights.mistake(shape=True)
+def wrong_way_round(rng, n_in, n_out):
+    """Your array has the shape (n_out, n_in). In x @ weights the rows of the weights meet the inputs: its shape is (n_in, n_out)."""
+    return _he(rng, n_in, n_out, size=(n_out, n_in))
+
+
+@init_weights.mistake(shape=True)
+def drawn_uniformly(rng, n_in, n_out):
+    """You drew with rng.random, evenly between 0 and 1: no weight is negative, so all units do nearly the same. Draw from the normal distribution, around 0."""
+    return rng.random(size=(n_in, n_out)) * math.sqrt(2 / n_in)
+
+
+@init_weights.mistake(shape=True)
+def own_generator(rng, n_in, n_out):
+    """You made a generator of your own. Then every call gives the same numbers, for each layer and each seed; use the rng that you are given, and let it go on."""
+    return _he(np.random.default_rng(0), n_in, n_out)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+MLP = Exercise("autograd.training.MLP", kind="class")
+
+
+@MLP.cases
+def _(rng: np.random.Generator) -> Iterator[Case]:
+    def case(label, sizes, n):
+        return Case(label, sizes=sizes, seed=int(rng.integers(1, 1000)), x=away_from_zero(rng, (n, sizes[0])))
+
+    yield case("one hidden layer", [1, 2, 1], 1)
+    yield case("ragged sizes", [3, 5, 2], 4)
+    yield case("no hidden layer", [3, 2], 4)
+    yield case("two hidden layers", [4, 6, 5, 3], 7)
+    yield case("layers of one size", [3, 3, 3, 3, 3], 6)
+    yield case("one example", [2, 4, 3], 1)
+
+
+def _moves(shapes) -> list[np.ndarray]:
+    """By how much the check moves the parameters, so that no bias is 0: the same numbers for everybody."""
+    return [
+        np.asarray(0.4 * np.cos(1.7 + k + np.arange(math.prod(s)))).reshape(s) for k, s in enumerate(shapes)
+    ]
+
+
+def _seed(shape) -> np.ndarray:
+    return 3 * np.cos(1.0 + np.arange(math.prod(shape))).reshape(shape)
+
+
+def _named(sizes, what) -> list[str]:
+    return [f"{what}the {kind} of layer {k}" for k in range(1, len(sizes)) for kind in ("weights", "bias")]
+
+
+def _problem(kind, made) -> str | None:
+    """What is wrong with something that should be a Tensor."""
+    if made is None:
+        return f"{kind} is None. Is a return missing?"
+    if not all(hasattr(made, name) for name in ("data", "grad", "parents", "_backward")):
+        return f"{kind} must be a Tensor, but it is a {type(made).__name__}."
+    return None
+
+
+@MLP.observe
+def _(obj, sizes, seed, x):
+    model = obj(sizes, np.random.default_rng(seed))
+    parameters = list(model.parameters())
+    if len(parameters) != 2 * (len(sizes) - 1):
+        return f"With sizes {sizes} there must be {2 * (len(sizes) - 1)} parameters, but parameters() gives {len(parameters)}."
+    for name, parameter in zip(_named(sizes, ""), parameters, strict=True):
+        if problem := _problem(name, parameter):
+            return problem
+    seen = {
+        f"At the start, {name}": p.data.copy() for name, p in zip(_named(sizes, ""), parameters, strict=True)
+    }
+    before = model(x)
+    if problem := _problem("The result of model(x)", before):
+        return problem
+    seen["The logits at the start"] = before.data.copy()
+    for parameter, move in zip(parameters, _moves([p.data.shape for p in parameters]), strict=True):
+        parameter.data += move
+    hidden, logits = model.hidden(x), model(x)
+    if not isinstance(hidden, list | tuple):
+        return f"hidden(x) must return a list of Tensors, but it returns a {type(hidden).__name__}."
+    for k, h in enumerate(hidden, start=1):
+        if problem := _problem(f"Entry {k} of hidden(x)", h):
+            return problem
+    seen["The number of hidden layers"] = len(hidden)
+    for k, h in enumerate(hidden, start=1):
+        seen[f"After the parameters moved, hidden layer {k}"] = h.data
+    seen["After the parameters moved, the logits"] = logits.data
+    for node in (order := parents_first(logits)):
+        node.grad = np.zeros_like(node.data)
+    logits.grad = _seed(logits.data.shape)
+    for node in reversed(order):
+        node._backward(node.grad)
+    return seen | {
+        name: p.grad.copy() for name, p in zip(_named(sizes, "The gradient of "), parameters, strict=True)
+    }
+
+
+@MLP.oracle
+def _(sizes, seed, x):
+    rng, start = np.random.default_rng(seed), []
+    for n_in, n_out in itertools.pairwise(sizes):
+        start += [rng.standard_normal((n_in, n_out)) * np.sqrt(2.0 / n_in), np.zeros(n_out)]
+    moved = [p + move for p, move in zip(start, _moves([p.shape for p in start]), strict=True)]
+
+    def layers(parameters):
+        leaves = [torch.tensor(p, requires_grad=True) for p in parameters]
+        h, outputs = torch.tensor(x), []
+        for weights, bias in zip(leaves[::2], leaves[1::2], strict=True):
+            outputs.append(torch.nn.functional.linear(h, weights.T, bias))
+            h = outputs[-1].clamp(min=0)
+        return leaves, [out.clamp(min=0) for out in outputs[:-1]], outputs[-1]
+
+    seen = {f"At the start, {name}": p for name, p in zip(_named(sizes, ""), start, strict=True)}
+    seen["The logits at the start"] = layers(start)[2].detach().numpy()
+    leaves, hidden, logits = layers(moved)
+    seen["The number of hidden layers"] = len(hidden)
+    for k, h in enumerate(hidden, start=1):
+        seen[f"After the parameters moved, hidden layer {k}"] = h.detach().numpy()
+    seen["After the parameters moved, the logits"] = logits.detach().numpy()
+    grads = torch.autograd.grad(logits, leaves, torch.tensor(_seed(logits.shape)))
+    return seen | {n: g.numpy() for n, g in zip(_named(sizes, "The gradient of "), grads, strict=True)}
+
+
+MLP.agree(by_name)
+
+
+class _Network:
+    """A right network on torch's steps, to be spoilt."""
+
+    def __init__(self, sizes, rng):
+        self.layers = [
+            (Node(self.weights(rng, n_in, n_out)), Node(self.bias(rng, n_out)))
+            for n_in, n_out in itertools.pairwise(sizes)
+        ]
+
+    def weights(self, rng, n_in, n_out):
+        return _he(rng, n_in, n_out)
+
+    def bias(self, rng, n_out):
+        return np.zeros(n_out)
+
+    def parameters(self):
+        return [parameter for layer in self.layers for parameter in layer]
+
+    def hidden(self, x):
+        outputs, h = [], Node(x)
+        for weights, bias in self.layers[:-1]:
+            h = (h @ weights + bias).relu()
+            outputs.append(h)
+        return outputs
+
+    def __call__(self, x):
+        weights, bias = self.layers[-1]
+        return [Node(x), *self.hidden(x)][-1] @ weights + bias
+
+
+@MLP.mistake
+class relu_after_the_last_layer(_Network):
+    """You let relu follow the last layer too. Logits may be negative; with relu every score below 0 becomes 0, and its slope too, so such a class could never be learnt."""
+
+    def __call__(self, x):
+        return super().__call__(x).relu()
+
+
+@MLP.mistake
+class no_relu_at_all(_Network):
+    """There is no relu between your layers. A chain of matrix products is one matrix product: without a bend a deep network can do no more than a single layer."""
+
+    def hidden(self, x):
+        outputs, h = [], Node(x)
+        for weights, bias in self.layers[:-1]:
+            h = h @ weights + bias
+            outputs.append(h)
+        return outputs
+
+
+@MLP.mistake
+class hidden_before_relu(_Network):
+    """Your logits are right, but hidden(x) returns the layers before their relu. Return what the next layer receives, after relu."""
+
+    def hidden(self, x):
+        outputs, h = [], Node(x)
+        for weights, bias in self.layers[:-1]:
+            before = h @ weights + bias
+            outputs.append(before)
+            h = before.relu()
+        return outputs
+
+    def __call__(self, x):
+        return _Network.__call__(_with_layers(self), x)
+
+
+def _with_layers(model) -> _Network:
+    right = _Network([1], np.random.default_rng(0))
+    right.layers = model.layers
+    return right
+
+
+@MLP.mistake(shape=True)
+class hidden_counts_the_input(_Network):
+    """Your list of hidden layers has one entry too many: it begins with the input. The first hidden layer is what the first relu gives."""
+
+    def hidden(self, x):
+        return [Node(x), *super().hidden(x)]
+
+
+@MLP.mistake
+class every_layer_sees_the_input(_Network):
+    """Each of your layers starts from x again. The result of a layer must be the input of the next."""
+
+    def hidden(self, x):
+        return [(Node(x) @ weights + bias).relu() for weights, bias in self.layers[:-1]]
+
+
+@MLP.mistake(shape=True)
+class biases_left_out(_Network):
+    """You never add the biases. At the start they are 0, so nothing shows; but they then receive no gradient, and every unit that they should move stays where it is."""
+
+    def hidden(self, x):
+        outputs, h = [], Node(x)
+        for weights, _ in self.layers[:-1]:
+            h = (h @ weights).relu()
+            outputs.append(h)
+        return outputs
+
+    def __call__(self, x):
+        return [Node(x), *self.hidden(x)][-1] @ self.layers[-1][0]
+
+
+@MLP.mistake(shape=True)
+class last_bias_left_out(_Network):
+    """You add the bias in every layer but the last. There it is 0 at the start, so nothing shows, but it can never learn."""
+
+    def __call__(self, x):
+        return [Node(x), *self.hidden(x)][-1] @ self.layers[-1][0]
+
+
+@MLP.mistake(shape=True)
+class biases_drawn_at_random(_Network):
+    """Your biases are random. Every bias starts at 0; the weights alone make the units different."""
+
+    def bias(self, rng, n_out):
+        return rng.normal(size=n_out)
+
+
+@MLP.mistake(shape=True)
+class biases_start_at_one(_Network):
+    """Your biases start at 1. Every bias starts at 0; the weights alone make the units different."""
+
+    def bias(self, rng, n_out):
+        return np.ones(n_out)
+
+
+@MLP.mistake(shape=True)
+class weights_all_zero(_Network):
+    """Your weights start at 0: then every hidden number is 0, hardly any slope comes back, and the network never learns. Draw them with init_weights."""
+
+    def weights(self, rng, n_in, n_out):
+        return np.zeros((n_in, n_out))
+
+
+@MLP.mistake(shape=True)
+class weights_not_scaled(_Network):
+    """You drew the weights without their scale. Use init_weights, which fits it to the number of inputs."""
+
+    def weights(self, rng, n_in, n_out):
+        return rng.normal(size=(n_in, n_out))
+
+
+@MLP.mistake
+class layers_drawn_from_the_end(_Network):
+    """You used rng for the last layer first. The same seed must give everybody the same network: draw the first layer first."""
+
+    def __init__(self, sizes, rng):
+        pairs = list(itertools.pairwise(sizes))
+        drawn = [(Node(_he(rng, *pair)), Node(np.zeros(pair[1]))) for pair in reversed(pairs)]
+        self.layers = drawn[::-1]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+dead_units = Exercise("autograd.training.dead_units")
+
+
+@dead_units.cases
+def _(rng: np.random.Generator) -> Iterator[Case]:
+    def after_relu(n, units, dead, on=0.5, dtype=np.float64):
+        hidden = away_from_zero(rng, (n, units)) ** 2 * (rng.random((n, units)) < on)
+        hidden[rng.integers(n, size=units), np.arange(units)] = rng.uniform(0.5, 2, units)  # on at least once
+        hidden[:, rng.permutation(units)[:dead]] = 0
+        return hidden.astype(dtype)
+
+    yield Case("three units, two examples", hidden=np.array([[0.0, 2.0, 0.0], [0.0, 0.0, 3.0]]))
+    yield Case("some dead units", hidden=after_relu(6, 8, 3))
+    yield Case("all units alive", hidden=after_relu(6, 5, 0))
+    yield Case("all units alive, never off", hidden=after_relu(4, 3, 0, on=1.1))
+    yield Case("all units dead", hidden=np.zeros((4, 3)))
+    yield Case("as many examples as units", hidden=after_relu(5, 5, 2))
+    off = after_relu(7, 4, 1)
+    off[[1, 4]] = 0
+    yield Case("examples that switch nothing on", hidden=off)
+    yield Case("units that are rarely on", hidden=after_relu(40, 12, 5, on=0.02))
+    yield Case("one example", hidden=after_relu(1, 7, 3))
+    yield Case("one unit", hidden=after_relu(5, 1, 0, on=0.2))
+    faint = after_relu(6, 5, 2)
+    faint[2, (faint > 0).any(axis=0).argmax()] = 1.0
+    faint[:, (faint > 0).any(axis=0).argmax()] *= 1e-13
+    yield Case("a unit that is on, but faintly", hidden=faint)
+    yield Case("float32", hidden=after_relu(9, 6, 1, dtype=np.float32))
+
+
+@dead_units.oracle
+def _(hidden):
+    return sum(not any(value > 0 for value in column) for column in hidden.T.tolist()) / hidden.shape[1]
+
+
+@dead_units.mistake
+def counted_zeros(hidden):
+    """You took the share of zeros among all numbers. A unit may be off for most examples and still be alive: it is dead only if it is off for all of them."""
+    return float((hidden == 0).mean())
+
+
+@dead_units.mistake
+def off_for_one_example(hidden):
+    """You counted a unit as dead when it is off for *some* example. That is what relu is for; it is dead when it is off for all of them."""
+    return float((hidden == 0).any(axis=0).mean())
+
+
+@dead_units.mistake
+def looked_along_the_units(hidden):
+    """You looked along the wrong axis: yours is the share of *examples* that switch no unit on. The examples lie along axis 0."""
+    return float((hidden == 0).all(axis=1).mean())
+
+
+@dead_units.mistake(shape=True)
+def counted_without_dividing(hidden):
+    """You returned the number of dead units. Asked for is their share of all units, between 0 and 1."""
+    return int((hidden == 0).all(axis=0).sum())
+
+
+@dead_units.mistake
+def divided_by_the_examples(hidden):
+    """You divided the number of dead units by the number of examples. Their share is that of all *units*."""
+    return float((hidden == 0).all(axis=0).sum() / len(hidden))
+
+
+@dead_units.mistake(shape=True)
+def counted_the_living(hidden):
+    """You returned the share of the units that are alive. Asked for are the others."""
+    return float((hidden > 0).any(axis=0).mean())
+
+
+@dead_units.mistake
+def faint_is_dead(hidden):
+    """You took a unit that is only faintly on for dead. However small its output, its slope is not 0, so it can still learn."""
+    return float(np.isclose(hidden, 0).all(axis=0).mean())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+minibatches = Exercise("autograd.training.minibatches")
+
+EPOCHS = 4500  # enough to see the bias of a shuffle that swaps each place with any place
+
+
+@minibatches.cases
+def _(rng: np.random.Generator) -> Iterator[Case]:
+    def case(label, n, batch_size):
+        return Case(label, seed=int(rng.integers(1, 1000)), n=n, batch_size=batch_size)
+
+    yield case("five examples in batches of two", 5, 2)
+    yield case("one at a time", 4, 1)
+    yield case("batches that come out even", 4, 2)
+    yield case("all in one batch", 6, 6)
+    yield case("fewer examples than a batch holds", 3, 8)
+    yield case("a single example", 1, 2)
+    yield case("many examples", 100, 32)
+    yield case("many examples, batches that come out even", 96, 32)
+    yield case("one is left over", 61, 12)
+
+
+def _orders(n, batch_size) -> list[tuple]:
+    """Every way to cut 0 … n − 1 into batches; the order within a batch does not count."""
+    ways = {_cut(order, batch_size) for order in itertools.permutations(range(n))}
+    return sorted(ways)
+
+
+def _cut(order, batch_size) -> tuple:
+    return tuple(tuple(sorted(order[k : k + batch_size])) for k in range(0, len(order), batch_size))
+
+
+def _is_counted(n, batch_size) -> bool:
+    return 1 < n <= 5 and batch_size < n
+
+
+@minibatches.observe
+def _(obj, seed, n, batch_size):
+    def epoch(rng):
+        batches = obj(rng, n, batch_size)
+        return None if batches is None else [np.asarray(rows) for rows in batches]
+
+    rng = np.random.default_rng(seed)
+    batches = epoch(rng)
+    if batches is None:
+        return None
+    for rows in batches:
+        if rows.ndim != 1 or rows.dtype.kind not in "iu":
+            return f"Each batch must be an array of row numbers with one axis; one of yours has shape {rows.shape} and dtype {rows.dtype}."
+    flat = [int(k) for rows in batches for k in rows]
+    seen = {
+        "The sizes of the batches": [len(rows) for rows in batches],
+        "All row numbers of the epoch, sorted": sorted(flat),
+    }
+    again = epoch(np.random.default_rng(seed))
+    seen["same"] = flat == [int(k) for rows in again for k in rows]
+    following = [int(k) for rows in epoch(rng) for k in rows]
+    if n >= 50:
+        seen["other"] = flat != following and flat != sorted(flat)
+    if _is_counted(n, batch_size) and sorted(flat) == list(range(n)):
+        numbers = {way: k for k, way in enumerate(_orders(n, batch_size))}
+        counts = np.zeros(len(numbers), dtype=np.int64)
+        for _ in range(EPOCHS):
+            way = _cut([int(k) for rows in epoch(rng) for k in rows], batch_size)
+            if way not in numbers:
+                return "Some epochs hold every row once, but not all of them do."
+            counts[numbers[way]] += 1
+        seen["counts"] = counts
+    return seen
+
+
+@minibatches.oracle
+def _(seed, n, batch_size):
+    full, left = divmod(n, batch_size)
+    seen = {
+        "The sizes of the batches": [batch_size] * full + [left] * (left > 0),
+        "All row numbers of the epoch, sorted": list(range(n)),
+        "same": True,
+    }
+    if n >= 50:
+        seen["other"] = True
+    if _is_counted(n, batch_size):
+        ways = len(_orders(n, batch_size))
+        seen["counts"] = np.full(ways, 1 / ways)
+    return seen
+
+
+@minibatches.agree
+def _(got, expected):
+    if not isinstance(got, dict) or not isinstance(expected, dict):
+        return by_name(got, expected)
+    told = {
+        "same": "Two generators with the same seed gave different batches. Draw the order from `rng`, and from nothing else.",
+        "other": "The order of the rows is not new and random in every epoch.",
+    }
+    for name, value in expected.items():
+        if name == "counts":
+            if got.get(name) is None:
+                return "Not every epoch holds every row once."
+            if agree_in_distribution(got[name], value):
+                return "Not every order is equally likely: in many epochs, some ways to cut the rows into batches come too often, and others too rarely."
+        elif name in told:
+            if got.get(name) != value:
+                return told[name]
+        elif difference := compare(got.get(name), value):
+            return f"{name}: {difference.replace('you returned', 'yours are')}"
+    return None
+
+
+def _cut_up(order, batch_size):
+    return [order[k : k + batch_size] for k in range(0, len(order), batch_size)]
+
+
+@minibatches.mistake
+def dropped_the_last_short_batch(rng, n, batch_size):
+    """You dropped the rows that do not fill a batch. They are other rows in every epoch, but each epoch skips some, and a set smaller than one batch gives no batch at all."""
+    order = rng.permutation(n)
+    return [order[k : k + batch_size] for k in range(0, n - batch_size + 1, batch_size)]
+
+
+@minibatches.mistake
+def never_shuffled(rng, n, batch_size):
+    """You went through the rows in their order. If the file is sorted by label, each batch then holds a single label. Shuffle first."""
+    return _cut_up(np.arange(n), batch_size)
+
+
+@minibatches.mistake
+def shuffled_only_the_batches(rng, n, batch_size):
+    """You cut first and shuffled the batches. Rows that are neighbours in the file then always share a batch. Shuffle the rows, and cut afterwards."""
+    batches = _cut_up(np.arange(n), batch_size)
+    return [batches[k] for k in rng.permutation(len(batches))]
+
+
+@minibatches.mistake
+def shuffled_within_batches(rng, n, batch_size):
+    """You cut first and shuffled each batch in itself. A batch then always holds the same rows. Shuffle all rows, and cut afterwards."""
+    return [rng.permutation(rows) for rows in _cut_up(np.arange(n), batch_size)]
+
+
+@minibatches.mistake
+def drawn_with_replacement(rng, n, batch_size):
+    """You drew each batch anew, without looking which rows were there already. Then some rows come twice in an epoch and others not at all: shuffle once, and cut."""
+    return [rng.integers(n, size=min(batch_size, n - k)) for k in range(0, n, batch_size)]
+
+
+@minibatches.mistake
+def shuffled_anew_for_each_batch(rng, n, batch_size):
+    """You shuffled again for every batch. Then some rows come twice in an epoch and others not at all: shuffle once, before the loop."""
+    return [rng.permutation(n)[k : k + batch_size] for k in range(0, n, batch_size)]
+
+
+@minibatches.mistake
+def same_order_every_epoch(rng, n, batch_size):
+    """You made a generator of your own, so that every epoch has the same order. Draw it from the `rng` that you are given."""
+    return _cut_up(np.random.default_rng(0).permutation(n), batch_size)
+
+
+@minibatches.mistake
+def started_at_a_random_place(rng, n, batch_size):
+    """You only rotate the rows: neighbours in the file stay neighbours. Every order must be possible."""
+    return _cut_up((np.arange(n) + rng.integers(n)) % n, batch_size)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+find_learning_rate = Exercise("autograd.training.find_learning_rate")
+
+
+@find_learning_rate.cases
+def _(rng: np.random.Generator) -> Iterator[Case]:
+    def case(label, curve, low=0.001, high=10.0, **blow_up):
+        """curve: the losses that step gives, one after the other."""
+        return Case(label, curve=curve, low=low, high=high, steps=len(curve), **blow_up)
+
+    def noise():
+        return rng.uniform(0.9, 1.1)
+
+    a = 2 * noise()
+    yield case("the page's example", [2.0, 1.0, 5.0, 1.0], low=0.01)
+    yield case("nothing blows up", [a, 0.9 * a, 0.8 * a, 0.5 * a, 0.6 * a])
+    yield case("two steps", [a, 0.7 * a], low=0.02, high=0.3)
+    yield case(
+        "far above the smallest, and then small again", [a, 0.5 * a, 0.1 * a, 0.5 * a, 0.1 * a, 0.1 * a]
+    )
+    yield case("large, but not yet blown up", [a, 0.5 * a, 1.9 * a, 0.4 * a, 1.5 * a, 0.3 * a])
+    yield case("just as large as the limit", [2.0, 1.0, 4.0, 0.5, 2.0, 1.0])
+    yield case("it grows slowly until it blows up", [a, 0.5 * a, 0.9 * a, 1.4 * a, 1.8 * a, 2.6 * a, 2.9 * a])
+    yield case("nan", [a, 0.5 * a, math.nan, 0.5 * a, 0.4 * a])
+    yield case("inf", [a, 0.5 * a, math.inf, 0.5 * a])
+    yield case("nan at once", [math.nan, a, a])
+    yield case("inf at once", [math.inf, a, a])
+    yield case("it blows up at the last step", [a, 0.9 * a, 0.8 * a, 5 * a])
+    yield case("another limit", [a, 0.6 * a, 1.1 * a, 0.9 * a, 1.3 * a, a], blow_up=2.0)
+    yield case("a limit near 1", [a, 0.9 * a, 0.95 * a, 0.8 * a, 0.95 * a, a], blow_up=1.1)
+    yield case("a generous limit", [a, 0.2 * a, 1.5 * a, 0.2 * a, 3 * a], blow_up=20.0)
+    yield case("downwards", [a, 0.9 * a, 0.8 * a, 0.7 * a], low=1.0, high=0.001)
+    yield case("many steps", [3 / (k + 1) + 0.5 for k in range(60)], low=1e-5, high=3.0)
+
+
+@find_learning_rate.observe
+def _(obj, curve, low, high, steps, blow_up=None):
+    tried, left = [], list(curve)
+
+    def step(rate):
+        tried.append(float(rate))
+        if not left:
+            raise RuntimeError(f"step was called more than {steps} times")
+        return left.pop(0)
+
+    answer = obj(step, low, high, steps) if blow_up is None else obj(step, low, high, steps, blow_up)
+    if answer is None:
+        return None
+    if not isinstance(answer, list | tuple) or len(answer) != 2:
+        return "You must return two lists: the rates, and their losses."
+    if any(np.ndim(part) != 1 for part in answer):
+        return "You must return two lists: the rates, and their losses. One of yours is no list of numbers."
+    rates, losses = (np.array([float(number) for number in part]) for part in answer)
+    return {"The rates that you tried": np.array(tried), "The losses": losses, "The rates": rates}
+
+
+@find_learning_rate.oracle
+def _(curve, low, high, steps, blow_up=4.0):
+    curve, every = np.array(curve), np.exp(np.linspace(np.log(low), np.log(high), steps))
+    with np.errstate(invalid="ignore"):
+        before = np.minimum.accumulate(np.append(np.inf, curve[:-1]))
+        bad = np.flatnonzero(~np.isfinite(curve) | (curve > blow_up * before))
+    end = bad[0] if bad.size else steps
+    return {"The rates that you tried": every[: end + 1], "The losses": curve[:end], "The rates": every[:end]}
+
+
+find_learning_rate.agree(by_name)
+
+
+def _sweep(
+    step, rates, blow_up, *, against="smallest", keep=False, go_on=False, finite=True
+) -> tuple[list, list]:
+    """The range test with its ways to go wrong."""
+    kept, losses = [], []
+    for rate in rates:
+        loss = step(rate)
+        limit = {
+            "smallest": min,
+            "first": lambda seen: seen[0],
+            "last": lambda seen: seen[-1],
+            "none": lambda _: math.inf,
+        }
+        too_large = bool(losses) and loss > blow_up * limit[against](losses)
+        if too_large or (finite and not math.isfinite(loss)):
+            if keep:
+                kept.append(float(rate))
+                losses.append(loss)
+            if go_on:
+                continue
+            break
+        kept.append(float(rate))
+        losses.append(loss)
+    return kept, losses
+
+
+@find_learning_rate.mistake
+def equal_differences(step, low, high, steps, blow_up=4.0):
+    """You spaced the rates by equal differences. Then nearly all of them lie in the highest power of ten, and the small ones are hardly tried. Use equal factors."""
+    return _sweep(step, np.linspace(low, high, steps), blow_up)
+
+
+@find_learning_rate.mistake
+def never_reached_the_end(step, low, high, steps, blow_up=4.0):
+    """Your last rate is below `high`: you divided by steps instead of steps − 1. Between n posts there are n − 1 gaps."""
+    return _sweep(step, [low * (high / low) ** (k / steps) for k in range(steps)], blow_up)
+
+
+@find_learning_rate.mistake(shape=True)
+def skipped_the_first_rate(step, low, high, steps, blow_up=4.0):
+    """Your first rate is not `low`: you multiplied before the first step. The first exponent is 0."""
+    return _sweep(step, [low * (high / low) ** ((k + 1) / steps) for k in range(steps)], blow_up)
+
+
+@find_learning_rate.mistake
+def kept_the_loss_that_blew_up(step, low, high, steps, blow_up=4.0):
+    """You kept the rate and the loss at which it blew up. In a figure, one such loss squashes the whole curve: leave them out."""
+    return _sweep(step, np.geomspace(low, high, steps), blow_up, keep=True)
+
+
+@find_learning_rate.mistake
+def compared_with_the_first(step, low, high, steps, blow_up=4.0):
+    """You compared each loss with the first one. The loss falls before it blows up: measure against the smallest so far."""
+    return _sweep(step, np.geomspace(low, high, steps), blow_up, against="first")
+
+
+@find_learning_rate.mistake
+def compared_with_the_one_before(step, low, high, steps, blow_up=4.0):
+    """You compared each loss with the one before. A loss that doubles at every step blows up as well, and would never be noticed: measure against the smallest so far."""
+    return _sweep(step, np.geomspace(low, high, steps), blow_up, against="last")
+
+
+@find_learning_rate.mistake
+def nan_goes_unnoticed(step, low, high, steps, blow_up=4.0):
+    """You did not stop at nan or inf. Every comparison with nan is False, so a limit alone does not see it: ask whether the loss is finite."""
+    return _sweep(step, np.geomspace(low, high, steps), blow_up, finite=False)
+
+
+@find_learning_rate.mistake
+def notices_only_what_is_not_finite(step, low, high, steps, blow_up=4.0):
+    """You stopped only at nan or inf. Long before, the network is ruined: stop when the loss is more than blow_up times the smallest."""
+    return _sweep(step, np.geomspace(low, high, steps), blow_up, against="none")
+
+
+@find_learning_rate.mistake
+def went_on_after_it_blew_up(step, low, high, steps, blow_up=4.0):
+    """You left the bad losses out but went on. After a loss has blown up the weights are ruined, and later losses say nothing about their rates: stop."""
+    return _sweep(step, np.geomspace(low, high, steps), blow_up, go_on=True)
+
+
+@find_learning_rate.mistake
+def always_four_times(step, low, high, steps, blow_up=4.0):
+    """You always stop at 4 times the smallest loss. Use the argument blow_up, which the caller may choose."""
+    return _sweep(step, np.geomspace(low, high, steps), 4.0)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+train = Exercise("autograd.training.train")
+
+
+class _Bench:
+    """A model with one weight a column, its squared loss and plain descent, which write down how they are used."""
+
+    def __init__(self, images, labels):
+        self.weights = np.linspace(0.2, 0.4, images.shape[1])
+        self.grad = np.full_like(self.weights, 0.7)  # left over from somebody else
+        self.images, self.labels = images, labels
+        self.batches, self.losses, self.pairs = [], [], True
+        self.pending = None  # the slope that the next step should use
+        self.used = []  # which slopes each step really used
+
+    def model(self, images):
+        return _Output(images, images @ self.weights)
+
+    def loss_of(self, output, labels):
+        if not isinstance(output, _Output):
+            raise TypeError("loss_of got something that the model did not make")
+        places = {row.tobytes(): k for k, row in enumerate(self.images)}
+        rows = [places[row.tobytes()] for row in np.ascontiguousarray(output.images)]
+        labels = np.asarray(labels)
+        self.pairs &= labels.shape == (len(rows),) and bool((self.labels[rows] == labels).all())
+        if labels.shape != (len(rows),):
+            raise ValueError(f"{len(rows)} images came with labels of shape {labels.shape}")
+        self.batches.append(rows)
+        off = output.data - labels
+        self.losses.append(float((off**2).mean()))
+        return _Loss(self, self.losses[-1], 2 * output.images.T @ off / len(off))
+
+    def zero_grad(self):
+        self.grad[...] = 0
+
+    def step(self):
+        if self.pending is None:
+            self.used.append("none of a batch")
+        elif np.allclose(self.grad, self.pending, rtol=1e-12, atol=0):
+            self.used.append("its own")
+        else:
+            self.used.append("others too" if self.grad.any() else "only zeros")
+        self.weights = self.weights - 0.05 * self.grad
+        self.pending = None
+
+
+class _Output:
+    def __init__(self, images, data):
+        self.images, self.data = images, data
+
+
+class _Loss:
+    def __init__(self, bench, number, slope):
+        self.data, self.bench, self.slope = np.array(number), bench, slope
+
+    def backward(self):
+        self.bench.grad += self.slope
+        self.bench.pending = self.slope
+
+
+class _Optimizer:
+    """What the learner may use of an optimizer."""
+
+    def __init__(self, bench):
+        self.zero_grad, self.step = bench.zero_grad, bench.step
+
+
+@train.cases
+def _(rng: np.random.Generator) -> Iterator[Case]:
+    def case(label, n, epochs, batch_size):
+        images = np.round(rng.normal(size=(n, 3)), 2) + np.arange(n)[:, None] % 7 / 10
+        return Case(
+            label,
+            images=images,
+            labels=rng.permutation(n) / n + 1,
+            seed=int(rng.integers(1, 1000)),
+            epochs=epochs,
+            batch_size=batch_size,
+        )
+
+    yield case("four examples in batches of two", 4, 1, 2)
+    yield case("a single example", 1, 1, 2)
+    yield case("a single example, three epochs", 1, 3, 1)
+    yield case("one batch, one epoch", 5, 1, 5)
+    yield case("one batch an epoch", 5, 3, 8)
+    yield case("a short batch at the end", 23, 3, 5)
+    yield case("batches that come out even", 24, 2, 6)
+    yield case("one at a time", 12, 2, 1)
+    yield case("no epoch at all", 5, 0, 2)
+
+
+@train.observe
+def _(obj, images, labels, seed, epochs, batch_size):
+    bench = _Bench(images.copy(), labels.copy())
+    start = bench.weights
+    rng = np.random.default_rng(seed)
+    losses = obj(bench.model, _Optimizer(bench), bench.loss_of, images, labels, rng, epochs, batch_size)
+    if losses is None:
+        return None
+    if not isinstance(losses, list | tuple | np.ndarray):
+        return f"You must return a list of losses, not a {type(losses).__name__}."
+    if any(isinstance(loss, _Loss) for loss in losses):
+        return "Your list holds Tensors, and with each of them the graph of its batch. Record plain numbers: loss.data.item()."
+    made = [float(loss) for loss in losses]
+    a_epoch = math.ceil(len(images) / batch_size)
+    per_epoch = [bench.batches[k : k + a_epoch] for k in range(0, len(bench.batches), a_epoch)]
+    seen = {
+        "The sizes of the batches": [len(rows) for rows in bench.batches],
+        "The number of optimizer.step()": len(bench.used),
+        "each once": all(
+            sorted(k for rows in part for k in rows) == list(range(len(images))) for part in per_epoch
+        ),
+        "pairs": bench.pairs,
+        "slopes": bench.used,
+        "moved": bool((bench.weights != start).any()),
+        "The number of losses that you return": len(made),
+        "losses": len(made) == len(bench.losses) and np.allclose(made, bench.losses, rtol=1e-12, atol=0),
+    }
+    if len(images) >= 12:
+        flat = [[k for rows in part for k in rows] for part in per_epoch]
+        seen["shuffled"] = list(range(len(images))) not in flat
+        seen["shuffled anew"] = len({tuple(order) for order in flat}) == len(flat)
+    return seen
+
+
+@train.oracle
+def _(images, labels, seed, epochs, batch_size):
+    n = len(images)
+    sizes = [min(batch_size, n - k) for k in range(0, n, batch_size)] * epochs
+    seen = {"The sizes of the batches": sizes, "The number of optimizer.step()": len(sizes)}
+    seen |= dict.fromkeys(("each once", "pairs", "losses"), True) | {"slopes": ["its own"] * len(sizes)}
+    seen |= {"moved": epochs > 0, "The number of losses that you return": len(sizes)}
+    return seen | ({"shuffled": True, "shuffled anew": True} if n >= 12 else {})
+
+
+TOLD = {
+    "each once": "Not every example is used once in every epoch.",
+    "pairs": "Images and labels do not belong together: the loss compared an image with another image's label.",
+    "slopes": "A step of the optimizer did not use the slopes of its own batch, and only those. Think of what the leaves still hold, and of the order of the three calls.",
+    "moved": "The parameters did not move.",
+    "losses": "Your losses are not those of the batches, each from before its step, in order.",
+    "shuffled": "The examples come in the order in which they are given: take the batches from minibatches.",
+    "shuffled anew": "The order of the examples is the same in several epochs.",
+}
+
+
+@train.agree
+def _(got, expected):
+    if not isinstance(got, dict) or not isinstance(expected, dict):
+        return by_name(got, expected)
+    for name, value in expected.items():
+        if name in TOLD:
+            if got.get(name) != value:
+                return TOLD[name]
+        elif difference := compare(got.get(name), value):
+            return f"{name}: {difference.replace('you returned', 'yours is')}"
+    return None
+
+
+def _batches(rng, n, batch_size):
+    return _cut_up(rng.permutation(n), batch_size)
+
+
+def _train(
+    model,
+    optimizer,
+    loss_of,
+    images,
+    labels,
+    rng,
+    epochs,
+    batch_size,
+    *,
+    rows_of=lambda rng, n, size: [(rows, rows) for rows in _batches(rng, n, size)],
+    calls=("zero", "backward", "step"),
+) -> list[float]:
+    """The loop with its ways to go wrong: the rows of images and labels, and the calls of each step."""
+    losses = []
+    for _ in range(epochs):
+        for mine, others in rows_of(rng, len(images), batch_size):
+            loss = loss_of(model(images[mine]), labels[others])
+            for call in calls:
+                {"zero": optimizer.zero_grad, "backward": loss.backward, "step": optimizer.step}[call]()
+            losses.append(loss.data.item())
+    return losses
+
+
+@train.mistake
+def labels_drawn_apart(model, optimizer, loss_of, images, labels, rng, epochs, batch_size):
+    """You shuffled the labels apart from the images. rng goes on between two draws, so each image is compared with another one's label, and there is nothing to learn. Draw the rows once and use them for both."""
+
+    def rows_of(rng, n, size):
+        return zip(_batches(rng, n, size), _batches(rng, n, size), strict=True)
+
+    return _train(model, optimizer, loss_of, images, labels, rng, epochs, batch_size, rows_of=rows_of)
+
+
+@train.mistake
+def gradients_never_cleared(model, optimizer, loss_of, images, labels, rng, epochs, batch_size):
+    """You never clear the gradients. The leaves add up over calls, so every step uses the slopes of all the batches before it as well."""
+    return _train(
+        model, optimizer, loss_of, images, labels, rng, epochs, batch_size, calls=("backward", "step")
+    )
+
+
+@train.mistake
+def cleared_before_the_step(model, optimizer, loss_of, images, labels, rng, epochs, batch_size):
+    """You clear the gradients after going backward and before the step, so that every step moves nothing. Clear first, then backward, then step."""
+    calls = ("backward", "zero", "step")
+    return _train(model, optimizer, loss_of, images, labels, rng, epochs, batch_size, calls=calls)
+
+
+@train.mistake
+def stepped_before_going_backward(model, optimizer, loss_of, images, labels, rng, epochs, batch_size):
+    """You step before going backward: then the slopes of this batch are not there yet."""
+    calls = ("zero", "step", "backward")
+    return _train(model, optimizer, loss_of, images, labels, rng, epochs, batch_size, calls=calls)
+
+
+@train.mistake
+def cleared_after_the_step(model, optimizer, loss_of, images, labels, rng, epochs, batch_size):
+    """You clear the gradients after each step. That helps from the second step on, but the first one still uses what somebody left in the leaves before."""
+    calls = ("backward", "step", "zero")
+    return _train(model, optimizer, loss_of, images, labels, rng, epochs, batch_size, calls=calls)
+
+
+@train.mistake
+def never_stepped(model, optimizer, loss_of, images, labels, rng, epochs, batch_size):
+    """You go backward but never let the optimizer make its step, so nothing is learnt."""
+    calls = ("zero", "backward")
+    return _train(model, optimizer, loss_of, images, labels, rng, epochs, batch_size, calls=calls)
+
+
+@train.mistake
+def batches_in_file_order(model, optimizer, loss_of, images, labels, rng, epochs, batch_size):
+    """You go through the examples in the order of the file. Take the batches from minibatches, anew in each epoch."""
+
+    def rows_of(rng, n, size):
+        return [(rows, rows) for rows in _cut_up(np.arange(n), size)]
+
+    return _train(model, optimizer, loss_of, images, labels, rng, epochs, batch_size, rows_of=rows_of)
+
+
+@train.mistake
+def shuffled_only_once(model, optimizer, loss_of, images, labels, rng, epochs, batch_size):
+    """You draw the batches once and use the same ones in every epoch. Call minibatches again for each epoch."""
+    once = [(rows, rows) for rows in _batches(rng, len(images), batch_size)]
+    return _train(model, optimizer, loss_of, images, labels, rng, epochs, batch_size, rows_of=lambda *_: once)
+
+
+@train.mistake
+def one_loss_an_epoch(model, optimizer, loss_of, images, labels, rng, epochs, batch_size):
+    """You recorded one loss for each epoch. Record one for each step."""
+    losses = _train(model, optimizer, loss_of, images, labels, rng, epochs, batch_size)
+    steps = math.ceil(len(images) / batch_size)
+    return [losses[k + steps - 1] for k in range(0, len(losses), steps)]
+
+
+@train.mistake
+def only_one_epoch(model, optimizer, loss_of, images, labels, rng, epochs, batch_size):
+    """You return after the first epoch. Is the return inside the loop?"""
+    return _train(model, optimizer, loss_of, images, labels, rng, min(epochs, 1), batch_size)
