@@ -571,9 +571,7 @@ def _seed(shape: tuple[int, ...]) -> np.ndarray:
 def _(obj, program, leaves):
     """Run the program; then go backward, calling every node's `_backward` ourselves."""
     try:
-        variables = run(
-            program, [obj(x) for x in leaves], lambda *result: _is_a_node(obj, *result)
-        )
+        variables = run(program, [obj(x) for x in leaves], lambda *result: _is_a_node(obj, *result))
     except Told as sentence:
         return str(sentence)
     *_, root = variables.values()
@@ -625,7 +623,7 @@ def backward_uses_what_it_is_given(obj, program, leaves):
         variables = run(program, [obj(x) for x in leaves])
         *_, root = variables.values()
         root.grad = _seed(root.data.shape)  # the same both times
-        given = [k * root.grad for k in times]
+        given = [np.asarray(k * root.grad) for k in times]  # NumPy makes 0-d arrays into scalars
         _hand_back(variables, given)
         if any((g != k * _seed(root.data.shape)).any() for g, k in zip(given, times, strict=True)):
             return False
