@@ -167,6 +167,11 @@ def _slopes(result, leaf, arriving, nudge):
     [slope] = torch.autograd.grad(result, leaf, arriving, create_graph=True)
     second = [torch.zeros_like(leaf)] * 2
     if slope.requires_grad:
+        if not any(
+            x is not None
+            for x in torch.autograd.grad(slope, [leaf, arriving], nudge, retain_graph=True, allow_unused=True)
+        ):
+            slope.backward(nudge)  # a node that leads nowhere: once_differentiable's, which says so
         second = torch.autograd.grad(slope, [leaf, arriving], nudge, materialize_grads=True)
     return slope.detach(), *second
 
@@ -343,7 +348,7 @@ class forgot_the_none(_Softplus):
 
 @Softplus.mistake(shape=True)
 class wrong_order(_Softplus):
-    """You returned the gradient in the place of beta. The order is that of forward's inputs: first x, then beta."""
+    """You returned a tensor in the place of beta, where None must stand. The order is that of forward's inputs: first x, then beta."""
 
     @staticmethod
     def backward(ctx, grad):
@@ -595,6 +600,19 @@ def _(rng):
     yield Case("the input is a part of something larger", f="x.sin() + x.cos()", inputs=[part], held=[])
 
 
+def switch_hooks_off() -> bool:
+    """Whether hooks on saved tensors were in use."""
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x)
+    in_use = False
+    while True:
+        try:  # PyTorch refuses to forbid hooks while some are in use
+            with torch.autograd.graph.disable_saved_tensors_hooks(""):
+                return in_use
+        except RuntimeError:
+            hooks.__exit__(None, None, None)
+            in_use = True
+
+
 @saved_bytes.observe
 def _(obj, f, inputs, held):
     calls = []
@@ -604,12 +622,9 @@ def _(obj, f, inputs, held):
         calls.append(1)
         return run(*given, *held)
 
+    switch_hooks_off()  # those that an earlier answer left on
     number = obj(counted, inputs, held) if held else obj(counted, inputs)
-    try:  # PyTorch refuses to switch hooks off while some are in use
-        with torch.autograd.graph.disable_saved_tensors_hooks(""):
-            left_on = False
-    except RuntimeError:
-        left_on = True
+    left_on = switch_hooks_off()
     if number is None:
         return None
     if isinstance(number, torch.Tensor):
