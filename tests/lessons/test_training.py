@@ -663,6 +663,8 @@ SLIPS = [
     ("MLP", "return [x, *self.hidden(x)]", "[x, *self.hidden(x)]", "The result of model(x) is None"),
     ("MLP", "[:-1]", "", "matmul"),
     ("MLP", ").relu()", ")", "no_relu_at_all"),
+    ("MLP", "np.zeros(n_out)", "np.zeros(n_in)", "the bias of layer 1"),
+    ("train", "images[rows]), labels[rows]", "images), labels", "all_examples_in_every_step"),
     ("minibatches", "yield order", "return order", "one axis"),
     (
         "minibatches",

@@ -239,17 +239,17 @@ def _(sizes, seed, x):
         return leaves, [out.clamp(min=0) for out in outputs[:-1]], outputs[-1]
 
     seen = {f"At the start, {name}": p for name, p in zip(_named(sizes, ""), start, strict=True)}
-    seen["The first weights of a second network from the same rng"] = following
     seen["The logits at the start"] = layers(start)[2].detach().numpy()
-    seen["The logits of −x at the start"] = layers(start, -x)[2].detach().numpy()
-    for k in range(len(sizes) - 1, 1, -1):
-        halfway = layers(start[: 2 * k - 2] + moved[2 * k - 2 :])[2]
-        seen[f"The logits after layer {k} moved"] = halfway.detach().numpy()
     leaves, hidden, logits = layers(moved)
     seen["The number of hidden layers"] = len(hidden)
     for k, h in enumerate(hidden, start=1):
         seen[f"After the parameters moved, hidden layer {k}"] = h.detach().numpy()
     seen["After the parameters moved, the logits"] = logits.detach().numpy()
+    seen["The logits of −x at the start"] = layers(start, -x)[2].detach().numpy()
+    for k in range(len(sizes) - 1, 1, -1):
+        halfway = layers(start[: 2 * k - 2] + moved[2 * k - 2 :])[2]
+        seen[f"The logits after layer {k} moved"] = halfway.detach().numpy()
+    seen["The first weights of a second network from the same rng"] = following
     grads = torch.autograd.grad(logits, leaves, torch.tensor(_seed(logits.shape)))
     return seen | {n: g.numpy() for n, g in zip(_named(sizes, "The gradient of "), grads, strict=True)}
 
@@ -327,6 +327,21 @@ def _with_layers(model) -> _Network:
     right = _Network([1], np.random.default_rng(0))
     right.layers = model.layers
     return right
+
+
+@MLP.mistake(shape=True)
+class hidden_goes_over_all_layers(_Network):
+    """Your hidden(x) goes over all layers, the last too, with its relu. Logits may be negative, so no relu follows the last layer, and it is no hidden layer: leave it out of the loop."""
+
+    def hidden(self, x):
+        outputs, h = [], Node(x)
+        for weights, bias in self.layers:
+            h = (h @ weights + bias).relu()
+            outputs.append(h)
+        return outputs
+
+    def __call__(self, x):
+        return self.hidden(x)[-1]
 
 
 @MLP.mistake(shape=True)
@@ -1082,6 +1097,16 @@ def never_stepped(model, optimizer, loss_of, images, labels, rng, epochs, batch_
     """You go backward but never let the optimizer make its step, so nothing is learnt."""
     calls = ("zero", "backward")
     return _train(model, optimizer, loss_of, images, labels, rng, epochs, batch_size, calls=calls)
+
+
+@train.mistake
+def all_examples_in_every_step(model, optimizer, loss_of, images, labels, rng, epochs, batch_size):
+    """You take the loss of all examples in every step, and so pay for all of them. Use the rows of the batch: images[rows] and labels[rows]."""
+
+    def rows_of(rng, n, size):
+        return [(np.arange(n),) * 2 for _ in _batches(rng, n, size)]
+
+    return _train(model, optimizer, loss_of, images, labels, rng, epochs, batch_size, rows_of=rows_of)
 
 
 @train.mistake
