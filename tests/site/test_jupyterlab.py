@@ -6,7 +6,7 @@ import shutil
 import nbformat
 import pytest
 
-from ci.lesson import ROOT, lessons
+from ci.lesson import KERNEL, ROOT, lessons
 from groundup import workspace
 from groundup.check import load
 from groundup.lab import Lab
@@ -28,7 +28,9 @@ def lab(tmp_path_factory):
     root = tmp_path_factory.mktemp("learner")
     shutil.copytree(ROOT / "exercises", root / "exercises")
     workspace.refresh(root)
-    widget = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(WIDGET)])
+    widget = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(WIDGET)], metadata={"kernelspec": KERNEL}
+    )
     nbformat.write(widget, root / "work" / "widget.ipynb")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GROUNDUP_HOME", str(root / "home"))
