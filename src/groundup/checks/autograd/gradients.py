@@ -791,7 +791,7 @@ def _(f, grad, inputs, added):
 def _why_accepted(expected) -> str:
     """What a wrong slope that was accepted points to."""
     if expected["got"] != expected["got"]:
-        return " No comparison with nan is true: is your question whether the error is > what is allowed?"
+        return " No comparison with nan is true."
     largest, value = expected.get("largest", 1.0), expected.get("value", 1.0)
     if largest < 1e-6 and value < 1e3 * largest:
         return f" The largest slope is only {largest:.2g} here: is a part of your tolerance a fixed number?"
