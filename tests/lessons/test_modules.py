@@ -220,6 +220,7 @@ EDITS = [
     ("Dropout", "torch.rand_like(x) >=", "torch.randn_like(x) >=", "normal_random_numbers"),
     ("Dropout", "return x * keep / (1 - self.p)", "return torch.where(keep, x / (1 - self.p), 0)", "passed"),
     ("Dropout", "return x * keep / (1 - self.p)", "return (x * keep).detach() / (1 - self.p)", "gradient"),
+    ("Dropout", "/ (1 - self.p)", "/ self.p", "divided_by_p"),
     ("Dropout", "return x * keep / (1 - self.p)", "return x.mul_(keep) / (1 - self.p)", ""),
     ("Dropout", "torch.rand_like(x)", "torch.rand(x.shape[-1:])", "one_draw_for_each_column"),
     (
@@ -235,7 +236,7 @@ EDITS = [
         "self.calls = vars(self).get('calls', 0) + 1\n        torch.manual_seed(self.calls)\n        keep = torch",
         "every_layer_drops_the_same",
     ),
-    ("Dropout", "x * keep / (1 - self.p)", "x * (keep.float() / (1 - self.p))", "float16"),
+    ("Dropout", "x * keep / (1 - self.p)", "x * (keep.float() / (1 - self.p))", "the_mask_changes_the_dtype"),
     ("Dropout", "x * keep / (1 - self.p)", "x.detach().mul_(keep) + x * 0", "changes x itself"),
     ("Dropout", "if not self.training:", "if not self.training or x.ndim > 3:", "four axes"),
     (

@@ -1083,7 +1083,7 @@ class divided_by_p(_Dropout):
     """You divide by p. What is *kept*, a share 1 - p, must make up for the rest: divide by 1 - p."""
 
     def forward(self, x):
-        return x * self.mask(x) / max(self.p, 1e-30) if self.training else x
+        return x * self.mask(x) / self.p if self.training else x
 
 
 @Dropout.mistake
@@ -1144,6 +1144,14 @@ class the_same_mask_in_every_call(_Dropout):
 
     def mask(self, x):
         return (torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) >= self.p).to(x.dtype)
+
+
+@Dropout.mistake
+class the_mask_changes_the_dtype(_Dropout):
+    """Your mask has a dtype of its own, float32, and float16 numbers that are multiplied by it become float32, too. Leave the mask True and False, or give it the dtype of x."""
+
+    def mask(self, x):
+        return super().mask(x).float()
 
 
 @Dropout.mistake
@@ -1363,7 +1371,7 @@ def _(obj, n, batch_size, shuffle=False, drop_last=False, seed=0, entries=2):
     if loader.__iter__() is None:
         return "`__iter__` returned None: it must `yield` the batches."
     loader = obj(data, batch_size, **options)
-    seen = {"len(loader)": len(loader)}
+    seen = {"The number of batches, len(loader)": len(loader)}
     torch.manual_seed(1)
     before = torch.get_rng_state()
     data.read.clear()
@@ -1433,7 +1441,7 @@ def _(n, batch_size, shuffle=False, drop_last=False, seed=0, entries=2):
     )
     epoch = _epoch(loader)
     sizes = [len(batch[-1]) for batch in epoch]
-    seen = {"len(loader)": len(loader)}
+    seen = {"The number of batches, len(loader)": len(loader)}
     seen |= {
         "How many items were read in all when each batch came": np.cumsum(sizes, dtype=int).tolist(),
         "The sizes of the batches": sizes,
@@ -1541,10 +1549,10 @@ class length_rounded_down(_Loader):
 
 @DataLoader.mistake
 class length_one_too_many(_Loader):
-    """Your `len(loader)` adds one to the rounded-down quotient, even if the batches fit exactly, or the last one is dropped."""
+    """Your `len(loader)` adds one to the rounded-down quotient, even if the batches fit exactly. Only a smaller last batch makes one more."""
 
     def __len__(self):
-        return len(self.dataset) // self.batch_size + 1
+        return len(self.dataset) // self.batch_size + (not self.drop_last)
 
 
 @DataLoader.mistake
