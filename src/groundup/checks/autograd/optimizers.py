@@ -303,7 +303,7 @@ class nesterov_ignored(_SGD):
 
 @SGD.mistake
 class nesterov_forgets_the_gradient(_SGD):
-    """With nesterov=True you moved by momentum times velocity, or by velocity plus that, but not by the gradient plus momentum times velocity."""
+    """With nesterov=True you moved by the velocity plus momentum times the velocity. The first of the two must be this step's gradient (with its decay): the old velocity is in the second one already."""
 
     def move(self, k, w, g, momentum, weight_decay, nesterov):
         v = self.keep("velocity", k, momentum * self.velocity[k] + g + weight_decay * w)

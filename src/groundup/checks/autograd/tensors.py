@@ -6,6 +6,7 @@ An observation that is a text is a sentence for the learner: there was nothing t
 """
 
 import math
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -23,6 +24,11 @@ def away_from_zero(rng: np.random.Generator, shape: tuple[int, ...], dtype=np.fl
 
 def is_float_array(got, shape) -> bool:
     return isinstance(got, np.ndarray | np.floating) and got.dtype.kind == "f" and got.shape == shape
+
+
+def same_total(grad, out) -> bool:
+    room = 10 * np.finfo(grad.dtype).eps * np.abs(grad).sum(dtype=float)
+    return abs(grad.sum(dtype=float) - out.sum(dtype=float)) <= room
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -48,8 +54,12 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("square, a column", (3, 3), (3, 1))
     yield case("two axes more", (5, 4, 2, 3), (2, 1))
     yield case("axes of size 1 that stayed 1", (1, 4, 1), (4, 1))
+    yield case("two axes more, and two stretched", (5, 4, 2, 3, 2), (2, 1, 1))
+    yield case("one number, not stretched", (), ())
     yield case("an axis of size 0", (0, 3), (1, 3))
+    yield case("an axis of size 0 that stayed 0", (2, 0, 3), (0, 1))
     yield case("float32", (4, 2, 3), (2, 1), np.float32)
+    yield case("float16", (4, 2, 3), (2, 1), np.float16)
     yield Case("a transposed view", grad=away_from_zero(rng, (4, 2)).T, shape=(2, 1))
 
 
@@ -64,9 +74,7 @@ def _(grad, shape):
 def the_total_stays(obj, grad, shape):
     """Every number of grad belongs to exactly one entry of the answer, so both add up to the same total; yours do not."""
     small = obj(grad, shape)
-    return not is_float_array(small, shape) or math.isclose(
-        grad.sum(dtype=float), small.sum(dtype=float), rel_tol=1e-4, abs_tol=1e-4
-    )
+    return not is_float_array(small, shape) or same_total(grad, small)
 
 
 @unbroadcast.mistake
@@ -170,11 +178,14 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("the middle axis, kept", (2, 1, 3), (2, 4, 3), axis=1)
     yield case("two axes", (4,), (2, 4, 3), axis=(0, 2))
     yield case("two axes, one counted from the end, kept", (1, 4, 1), (2, 4, 3), axis=(0, -1))
+    yield case("two axes, the last one named first", (4,), (2, 4, 3), axis=(-1, 0))
+    yield case("another axis has size 1", (4, 1), (4, 1, 3), axis=2)
     yield case("all axes", (), (2, 3), axis=None)
     yield case("all axes, kept", (1, 1), (2, 3), axis=None)
     yield case("the axis left to its default", (), (2, 4, 3))
     yield case("a single number, which has no axes", (), (), axis=None)
     yield case("float32", (2, 3), (2, 4, 3), np.float32, axis=1)
+    yield case("float16", (2, 3), (2, 4, 3), np.float16, axis=1)
 
 
 @spread.oracle
@@ -268,7 +279,9 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("one matrix times a batch", (2, 3), (5, 3, 4))
     yield case("two batch axes, both stretched", (6, 1, 2, 3), (5, 3, 4))
     yield case("a batch axis of size 1", (1, 2, 3), (5, 3, 4))
+    yield case("a batch axis of size 1 on the right", (5, 2, 3), (1, 3, 4))
     yield case("float32", (5, 2, 3), (3, 4), np.float32)
+    yield case("float16", (5, 2, 3), (3, 4), np.float16)
     a = away_from_zero(rng, (3, 2)).T
     yield Case("a transposed view", a=a, b=away_from_zero(rng, (3, 4)), grad=away_from_zero(rng, (2, 4)))
 
@@ -454,6 +467,8 @@ PROGRAMS = {  # label → program, shapes of its leaves
     "x * y, y a row": ("a = x * y", (2, 3), (3,)),
     "x * y, x a row": ("a = x * y", (3,), (2, 3)),
     "x * y, a column and a row": ("a = x * y", (3, 1), (1, 4)),
+    "x * y, x a number": ("a = x * y", (), (2, 3)),
+    "x * y, four layers and a column": ("a = x * y", (4, 2, 3), (2, 1)),
     "x * 3": ("a = x * 3", (2, 3)),
     "2 * x": ("a = 2 * x", (2, 3)),
     "x * x: the same tensor twice": ("a = x * x", (2, 3)),
@@ -465,6 +480,8 @@ PROGRAMS = {  # label → program, shapes of its leaves
     "x @ y, square": ("a = x @ y", (3, 3), (3, 3)),
     "x @ y, a batch and a matrix": ("a = x @ y", (5, 2, 3), (3, 4)),
     "x @ y, a matrix and a batch": ("a = x @ y", (2, 3), (5, 3, 4)),
+    "x @ y, two batches": ("a = x @ y", (5, 2, 3), (5, 3, 4)),
+    "x @ y, a batch of one": ("a = x @ y", (1, 2, 3), (5, 3, 4)),
     "x @ x: the same tensor twice": ("a = x @ x", (3, 3)),
     "x @ y @ x: x in two places": ("a = x @ y; b = a @ x", (2, 3), (3, 2)),
     "y @ x @ x: x in two places": ("a = y @ x; b = a @ x", (3, 3), (2, 3)),
@@ -474,8 +491,9 @@ PROGRAMS = {  # label → program, shapes of its leaves
     "x.sum(axis=1), square": ("a = x.sum(axis=1)", (3, 3)),
     "x.sum(axis=1, keepdims=True)": ("a = x.sum(axis=1, keepdims=True)", (2, 3)),
     "x.sum(axis=(0, -1))": ("a = x.sum(axis=(0, -1))", (2, 4, 3)),
+    "x.sum((-1, 0), True)": ("a = x.sum((-1, 0), True)", (2, 4, 3)),
     "x.sum(keepdims=True)": ("a = x.sum(keepdims=True)", (2, 3)),
-    "x over its row sums": ("a = x.sum(axis=1, keepdims=True); b = a * x", (2, 3)),
+    "x times its row sums": ("a = x.sum(axis=1, keepdims=True); b = a * x", (3, 3)),
     "x.reshape(3, 2)": ("a = x.reshape(3, 2)", (2, 3)),
     "x.reshape((4, 3, 2))": ("a = x.reshape((4, 3, 2))", (2, 3, 4)),
     "x.reshape(-1) times y, and back": ("a = x.reshape(-1); b = a * y; c = b.reshape(2, 3)", (2, 3), (6,)),
@@ -486,7 +504,10 @@ PROGRAMS = {  # label → program, shapes of its leaves
     "x.transpose(2, 0, 1)": ("a = x.transpose(2, 0, 1)", (2, 3, 4)),
     "x.transpose(2, 0, 1), a cube": ("a = x.transpose(2, 0, 1)", (3, 3, 3)),
     "x.transpose(-1, 0, 1)": ("a = x.transpose(-1, 0, 1)", (2, 3, 4)),
+    "x.transpose(1, 3, 0, 2)": ("a = x.transpose(1, 3, 0, 2)", (2, 3, 4, 2)),
     "x.transpose() @ x: x in two places": ("a = x.transpose(); b = a @ x", (2, 3)),
+    "z * (x + y)": ("a = x + y; b = z * a", (2, 3), (3,), (2, 3)),
+    "y @ x.tanh()": ("a = x.tanh(); b = y @ a", (2, 3), (4, 2)),
     "a layer: (x @ y + z).tanh()": ("a = x @ y; b = a + z; c = b.tanh(); d = c.sum()", (4, 2), (2, 3), (3,)),
 }
 
@@ -496,10 +517,12 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     for label, (program, *shapes) in PROGRAMS.items():
         yield Case(label, program=program.split("; "), leaves=[away_from_zero(rng, s) for s in shapes])
     yield Case("x.relu() where a number is 0", program=["a = x.relu()"], leaves=[np.array([-1.5, 0.0, 0.7])])
+    sizes = rng.uniform(0.5, 2.0, (2, 3)) * [0.001, 1.0, 1000.0] * [[1.0], [-1.0]]
+    yield Case("x.relu() of tiny and large numbers", program=["a = x.relu()"], leaves=[sizes])
 
 
-def _is_a_node(obj: type, expression: str, value) -> None:
-    """Raises Told if an operation's result is nothing that the backward pass could use."""
+def _is_a_node(obj: type, expression: str, value, variables: dict) -> None:
+    """Raises Told if the backward pass could not use an operation's result, or not get from it to an operand."""
     said = None
     if value is None:
         said = f"`{expression}` returned None. Is a return missing?"
@@ -519,6 +542,24 @@ def _is_a_node(obj: type, expression: str, value) -> None:
         )
     if said:
         raise Told(said)
+    reached = {id(node) for node in parents_first(value, stop={id(v) for v in variables.values()})}
+    for name in re.findall(r"\b[a-z]\b", expression):
+        if id(variables[name]) not in reached:
+            raise Told(
+                f"The parents of `{expression}` do not lead to {name}: it was made from {name}, so {name} itself (no "
+                "copy) must be among them. backward() would never go on to what is below it."
+            )
+
+
+def _hand_back(variables: dict, gradients: list[np.ndarray]) -> None:
+    """Give every gradient to the last result's `_backward`; then the nodes in between, if the operation made any."""
+    *_, root = variables.values()
+    for grad in gradients:
+        root._backward(grad)
+    named = {id(value) for value in variables.values()}
+    for node in reversed(parents_first(root, stop=named - {id(root)})):
+        if id(node) not in named:
+            node._backward(node.grad)
 
 
 def _seed(shape: tuple[int, ...]) -> np.ndarray:
@@ -530,9 +571,7 @@ def _seed(shape: tuple[int, ...]) -> np.ndarray:
 def _(obj, program, leaves):
     """Run the program; then go backward, calling every node's `_backward` ourselves."""
     try:
-        variables = run(
-            program, [obj(x) for x in leaves], lambda text, value, *_: _is_a_node(obj, text, value)
-        )
+        variables = run(program, [obj(x) for x in leaves], lambda *result: _is_a_node(obj, *result))
     except Told as sentence:
         return str(sentence)
     *_, root = variables.values()
@@ -572,6 +611,24 @@ def _(got, expected):
 def forward_leaves_gradients_alone(obj, program, leaves):
     """The forward pass changed a gradient. It only computes data; gradients move when `_backward` is called."""
     return not any(v.grad.any() for v in run(program, [obj(x) for x in leaves]).values())
+
+
+@Tensor.property
+def backward_uses_what_it_is_given(obj, program, leaves):
+    """`v._backward(g)` must hand on shares made from its argument g, whatever v.grad holds, leave g as it is, and add again at a second call."""
+    if len(program) > 1:
+        return True
+    shares = []
+    for times in ([1.0], [4.0, 6.0]):
+        variables = run(program, [obj(x) for x in leaves])
+        *_, root = variables.values()
+        root.grad = _seed(root.data.shape)  # the same both times
+        given = [np.asarray(k * root.grad) for k in times]  # NumPy makes 0-d arrays into scalars
+        _hand_back(variables, given)
+        if any((g != k * _seed(root.data.shape)).any() for g, k in zip(given, times, strict=True)):
+            return False
+        shares.append([10 / sum(times) * variables[name].grad for name in "xyz"[: len(leaves)]])
+    return all(np.allclose(*pair, rtol=1e-9, atol=1e-9) for pair in zip(*shares, strict=True))
 
 
 @Tensor.mistake
@@ -770,6 +827,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("a slice", slice(1, 3), (4, 2))
     yield case("one number of a matrix", (1, 0), (3, 2))
     yield case("a list of words, some of them often", np.array([3, 0, 3, 3, 1]), (4, 2))
+    yield case("a Python list", [1, 2, 1, 1], (4, 2))
     yield case("two texts at once", np.array([[1, 2, 1], [0, 1, 1]]), (3, 2))
     yield case("the same row from the front and from the end", np.array([2, -1, 0]), (3, 2))
     yield case("one entry of each row", (np.arange(3), np.array([1, 0, 1])), (3, 2))
@@ -777,9 +835,16 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
         "pairs of row and column, one of them twice", (np.array([0, 2, 0]), np.array([1, 0, 1])), (3, 2)
     )
     yield case("all rows, columns that repeat", (slice(None), np.array([1, 1, 0])), (4, 3))
+    yield case("lists of rows and columns, a pair twice", ([0, -1, 0], [1, 0, 1]), (3, 2))
+    yield case("rows that repeat, in one column", ([2, 0, 2], 1), (3, 2))
+    yield case("only the first of three axes", (slice(None), [0, 0, 2]), (2, 3, 2))
+    yield case("three axes, a slice in the middle", ([1, 0, 1], slice(1, None), [0, 1, 0]), (2, 3, 2))
+    yield case("a slice that goes backwards", slice(None, None, -2), (4, 2))
     yield case("True and False", np.array([True, False, True]), (3, 2))
+    yield case("True and False for every number", np.array([[True, False], [False, True]]), (2, 2))
     yield case("nothing is read", np.zeros(0, dtype=np.int64), (3, 2))
     yield case("float32", np.array([1, 1, 0]), (3, 2), np.float32)
+    yield case("float16", np.array([1, 1, 0]), (3, 2), np.float16)
 
 
 @index_gradient.oracle
@@ -793,9 +858,7 @@ def _(grad, index, shape):
 def every_share_arrives(obj, grad, index, shape):
     """Every number of grad goes to exactly one place, so both add up to the same total; yours do not."""
     out = obj(grad, index, shape)
-    return not is_float_array(out, shape) or math.isclose(
-        grad.sum(dtype=float), out.sum(dtype=float), rel_tol=1e-4, abs_tol=1e-4
-    )
+    return not is_float_array(out, shape) or same_total(grad, out)
 
 
 @index_gradient.mistake
