@@ -32,7 +32,7 @@ class Handle:
 
 
 class Module:
-    """A subclass writes `forward`, and calls super().__init__() before any assignment."""
+    """A subclass writes `forward`; it calls super().__init__() first."""
 
     def __init__(self):
         # Past our own __setattr__, which needs these dictionaries.

@@ -1146,7 +1146,7 @@ class the_same_mask_in_every_call(_Dropout):
         return (torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) >= self.p).to(x.dtype)
 
 
-@Dropout.mistake
+@Dropout.mistake(shape=True)
 class the_mask_changes_the_dtype(_Dropout):
     """Your mask has a dtype of its own, float32, and float16 numbers that are multiplied by it become float32, too. Leave the mask True and False, or give it the dtype of x."""
 
