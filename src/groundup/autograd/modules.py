@@ -24,8 +24,6 @@ __all__ = [
 
 
 class Handle:
-    """Takes a hook down again."""
-
     def __init__(self, hooks: dict):
         self.hooks = hooks
 
@@ -34,10 +32,7 @@ class Handle:
 
 
 class Module:
-    """A node in a tree of modules, with the interface of torch.nn.Module.
-
-    A subclass writes `forward`; it calls super().__init__() before any assignment.
-    """
+    """A subclass writes `forward`; it calls super().__init__() first."""
 
     def __init__(self):
         # Past our own __setattr__, which needs these dictionaries.
@@ -69,6 +64,7 @@ class Module:
 
     def register_buffer(self, name, tensor):
         """A tensor that belongs to the model's state but is not trained."""
+        vars(self).pop(name, None)  # an ordinary attribute would hide it
         self._buffers[name] = tensor
 
     def walk(self, prefix=""):
@@ -129,10 +125,8 @@ class Module:
     def to(self, device):
         """Move every tensor of the tree to a device. Returns the module."""
         for _, module in self.walk():
-            for parameter in module._parameters.values():
-                parameter.data = parameter.data.to(device)
-            for name, buffer in module._buffers.items():
-                module._buffers[name] = buffer.to(device)
+            for tensor in (module._parameters | module._buffers).values():
+                tensor.data = tensor.data.to(device)
         return self
 
 
@@ -171,10 +165,7 @@ class Sequential(Module):
 
 
 def load_state(module, state: dict[str, torch.Tensor]) -> None:
-    """Copy the tensors of `state` into the module, all of them or none.
-
-    Raises ValueError, which names each missing, unexpected or misshapen address.
-    """
+    """Copy `state` into the module, or raise a ValueError that names every fault."""
     own = module.state_dict()
     faults = [f"missing: {key}" for key in own if key not in state]
     faults += [f"unexpected: {key}" for key in state if key not in own]
@@ -188,10 +179,7 @@ def load_state(module, state: dict[str, torch.Tensor]) -> None:
 
 
 class Dropout(Module):
-    """In training: zero with probability p, the rest divided by 1 - p. Else: nothing.
-
-    Srivastava et al. (2014), in the inverted form.
-    """
+    """Srivastava et al. (2014), in the inverted form; p: the probability of a zero."""
 
     def __init__(self, p: float = 0.5):
         super().__init__()
@@ -207,16 +195,12 @@ class Dropout(Module):
 
 
 class BatchNorm1d(Module):
-    """Standardises each column of x, (batch, n), by the batch or by running averages.
-
-    Ioffe and Szegedy (2015), algorithms 1 and 2; running averages as in PyTorch.
-    """
+    """x: (batch, n). Ioffe and Szegedy (2015), algorithm 1; averages as in PyTorch."""
 
     def __init__(self, n: int, eps: float = 1e-5, momentum: float = 0.1):
         super().__init__()
         self.eps, self.momentum = eps, momentum
-        self.weight = Parameter(torch.ones(n))
-        self.bias = Parameter(torch.zeros(n))
+        self.weight, self.bias = Parameter(torch.ones(n)), Parameter(torch.zeros(n))
         self.register_buffer("running_mean", torch.zeros(n))
         self.register_buffer("running_var", torch.ones(n))
 

@@ -35,7 +35,17 @@ Module = Exercise("autograd.modules.Module", kind="class")
 
 
 class Reference(torch.nn.Module):
-    """PyTorch's own module, with the lesson's `walk`."""
+    """PyTorch's own module, with the lesson's `walk`, and the lesson's word on what takes whose place.
+
+    PyTorch keeps a None among the parameters or the children, and lets no plain value take a child's place.
+    """
+
+    def __setattr__(self, name, value):
+        if not isinstance(value, Parameter | torch.nn.Module):
+            vars(self).get("_modules", {}).pop(name, None)
+        if value is None:
+            vars(self).get("_parameters", {}).pop(name, None)
+        super().__setattr__(name, value)
 
     def walk(self, prefix=""):
         waiting, found = [(prefix, self)], []
@@ -117,7 +127,7 @@ TREES = {  # label → program, what is asked
     ),
     "None instead of a parameter": (
         [*ROOT, "root.w = param(2)", "root.v = param(2)", "root.w = None", "root.bias = None"],
-        ["root.w", "root.bias", "[name for name, p in root._parameters.items() if p is not None]"],
+        ["root.w", "root.bias", "list(root._parameters)", "'w' in vars(root)", "'bias' in vars(root)"],
     ),
     "a parameter where an attribute was": (
         [*ROOT, "root.w = 3", "root.w = param(2)"],
@@ -126,6 +136,14 @@ TREES = {  # label → program, what is asked
     "a child where an attribute was": (
         [*ROOT, "root.head = None", "root.head = Box()"],
         ["list(root._modules)", "'head' in vars(root)"],
+    ),
+    "an attribute where a child was": (
+        [*ROOT, "root.head = Box()", "root.tail = Box()", "root.head = 7"],
+        ["list(root._modules)", "root.head", "'head' in vars(root)"],
+    ),
+    "None where a child was": (
+        [*ROOT, "root.head = Box()", "root.tail = Box()", "root.head = None"],
+        ["root.head", "list(root._modules)", "'head' in vars(root)"],
     ),
     "a parameter where a child was": (
         [*ROOT, "root.head = Box()", "root.head = param(2)"],
@@ -151,6 +169,10 @@ TREES = {  # label → program, what is asked
         [*PAIR, "root.tail = Box()", "root.tail.head = root.head"],
         ["prefixes(root)", "state(root)"],
     ),
+    "a walk, a child, and a walk again": (
+        [*PAIR, "first = prefixes(root)", "root.head.late = Box()"],
+        ["first", "prefixes(root)", "prefixes(root)"],
+    ),
     "named_parameters alone": ([*ROOT, "root.w = param(2)"], ["root.named_parameters()", "names(root)"]),
     "named_parameters with a child": (PAIR, ["names(root)", "root.parameters()"]),
     "named_parameters three deep": (
@@ -163,6 +185,10 @@ TREES = {  # label → program, what is asked
     "a module in two places": ([*PAIR, "root.tail = root.head"], ["names(root)", "state(root)"]),
     "equal numbers, two parameters": (
         [*PAIR, "root.head.copy = torch.nn.Parameter(root.scale.detach().clone())"],
+        ["names(root)"],
+    ),
+    "two parameters that share their memory": (
+        [*PAIR, "root.head.copy = torch.nn.Parameter(root.scale.detach())"],
         ["names(root)"],
     ),
     "the tensors of the state": (
@@ -183,6 +209,10 @@ TREES = {  # label → program, what is asked
     "train() of one module": ([*ROOT, "root.training = False", "root.train()"], ["root.training"]),
     "eval() with a child": ([*PAIR, "root.eval()"], ["modes(root)"]),
     "eval() three deep": ([*DEEP, "root.eval()"], ["modes(root)"]),
+    "eval() of modules without parameters": (
+        [*ROOT, "root.a = Box()", "root.a.b = Box()", "root.eval()"],
+        ["modes(root)"],
+    ),
     "eval() and train() again": ([*DEEP, "root.eval()", "root.train()"], ["modes(root)"]),
     "eval() of a child only": ([*DEEP, "root.a.eval()"], ["modes(root)"]),
     "train() returns the module": (PAIR, ["root.train() is root", "root.eval() is root"]),
@@ -209,6 +239,19 @@ TREES = {  # label → program, what is asked
             "root.register_forward_hook(lambda m, x, y: y + 1)",
             "root.register_forward_hook(lambda m, x, y: log.append(y))",
             "root.register_forward_hook(lambda m, x, y: y * 10)",
+        ],
+        ["root(3.0)", "log"],
+    ),
+    "five hooks": (
+        [*ROOT, "for k in range(5): root.register_forward_hook(lambda m, x, y, k=k: y * 10 + k)"],
+        ["root(3.0)"],
+    ),
+    "forward runs once, whatever the hooks": (
+        [
+            *ROOT,
+            "root.forward = lambda x: (log.append(x), 2 * x)[1]",
+            "root.register_forward_hook(lambda m, x, y: y + 1)",
+            "root.register_forward_hook(lambda m, x, y: None)",
         ],
         ["root(3.0)", "log"],
     ),
@@ -320,6 +363,42 @@ class kept_as_an_attribute_too(Edited):
     def __setattr__(self, name, value):
         super().__setattr__(name, value)
         vars(self)[name] = value
+
+
+@Module.mistake
+class none_stays_a_parameter(Edited):
+    """Your `__setattr__` puts None into `_parameters` when it takes a parameter's place. None is no `Parameter`: it belongs into `vars(self)`, or the loops over the parameters stumble over it."""
+
+    def __setattr__(self, name, value):
+        if value is None and name in vars(self).get("_parameters", {}):
+            self._parameters[name] = None
+        else:
+            super().__setattr__(name, value)
+
+
+@Module.mistake
+class only_parameters_and_children_take_a_place(Edited):
+    """When a child's name gets an ordinary value, your `__setattr__` leaves the child in `_modules`. It would still be trained and saved: whatever the new value is, the name must not stay in any other dictionary."""
+
+    def __setattr__(self, name, value):
+        child = vars(self).get("_modules", {}).get(name)
+        super().__setattr__(name, value)
+        if child is not None and not isinstance(value, Parameter | torch.nn.Module):
+            self._modules[name] = child
+            self._modules |= {key: self._modules.pop(key) for key in list(self._modules) if key != name}
+
+
+@Module.mistake
+class forward_runs_again_for_the_hooks(Edited):
+    """Your call runs `forward` once more for each hook. Keep the output in a variable: it costs time, and with dropout inside the hooks would see other numbers than the caller."""
+
+    def __call__(self, *inputs):
+        output = self.forward(*inputs)
+        for hook in list(self._forward_hooks.values()):
+            self.forward(*inputs)
+            changed = hook(self, inputs, output)
+            output = output if changed is None else changed
+        return output
 
 
 @Module.mistake
@@ -843,7 +922,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("rarely, a matrix", 0.2, 2, 2)
     yield case("mostly, a matrix", 0.8, 2, 2)
     yield case("one single number", 0.3, dtype=torch.float32)
-    yield case("float32, three axes", 0.25, 2, 1, 2, dtype=torch.float32)
+    yield case("float32, four axes", 0.25, 2, 1, 1, 2, dtype=torch.float32)
     yield case("half of a matrix", 0.5, 2, 2)
 
 
@@ -887,6 +966,8 @@ def _(obj, p, x):
     layer.train()
     leaf = big.clone().requires_grad_()
     y = layer(leaf)
+    if not torch.equal(leaf, big):
+        return "Your layer changes x itself: somebody else may still need it."
     slopes = torch.autograd.grad(y.sum(), leaf)[0]
     out = dropped(big, y.detach())
     if p > 0 and (out.all() or not out.any()):
@@ -896,6 +977,11 @@ def _(obj, p, x):
     with torch.no_grad():
         if out.any() and not out.all() and torch.equal(out, dropped(big, layer(big))):
             return "Two calls in training dropped the same of 100,000 numbers."
+        new = [dropped(big, obj(p).train()(big)) for _ in range(2)]
+    if p > 0 and torch.equal(*new):
+        return "Two new layers dropped the same of 100,000 numbers."
+    half = layer(x.to(torch.float16))
+    seen["In training, the dtype of the result for a float16 x"] = str(half.dtype)
     ratio = (y.detach() / big)[~out]
     seen["In training, what is kept is multiplied by"] = [ratio.min().item(), ratio.max().item()]
     kept = slopes[~out]
@@ -934,6 +1020,7 @@ def _(p, x):
     return {
         "In evaluation, the result": x,
         "In training, slopes of what was dropped": 0.0,
+        "In training, the dtype of the result for a float16 x": "torch.float16",
         "In training, what is kept is multiplied by": [scale, scale],
         "In training, the slope of what is kept": [scale, scale],
         "In training, the slope of what is dropped": 0.0,
@@ -996,7 +1083,7 @@ class divided_by_p(_Dropout):
     """You divide by p. What is *kept*, a share 1 - p, must make up for the rest: divide by 1 - p."""
 
     def forward(self, x):
-        return x * self.mask(x) / max(self.p, 1e-30) if self.training else x
+        return x * self.mask(x) / self.p if self.training else x
 
 
 @Dropout.mistake
@@ -1057,6 +1144,24 @@ class the_same_mask_in_every_call(_Dropout):
 
     def mask(self, x):
         return (torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) >= self.p).to(x.dtype)
+
+
+@Dropout.mistake(shape=True)
+class the_mask_changes_the_dtype(_Dropout):
+    """Your mask has a dtype of its own, float32, and float16 numbers that are multiplied by it become float32, too. Leave the mask True and False, or give it the dtype of x."""
+
+    def mask(self, x):
+        return super().mask(x).float()
+
+
+@Dropout.mistake
+class every_layer_drops_the_same(_Dropout):
+    """Each of your layers starts its random numbers from the same seed, so two layers of one network drop the same places, and every run of a program, too. Draw without setting a seed: that is the caller's business."""
+
+    def mask(self, x):
+        if "own" not in vars(self):
+            self.own = torch.Generator().manual_seed(0)
+        return (torch.rand(x.shape, generator=self.own) >= self.p).to(x.dtype)
 
 
 @Dropout.mistake(shape=True)
@@ -1209,8 +1314,8 @@ DataLoader = Exercise("autograd.modules.DataLoader", kind="class")
 class Items:
     """A data set that remembers what was read, and insists on plain numbers."""
 
-    def __init__(self, n: int):
-        self.n, self.read = n, []
+    def __init__(self, n: int, entries: int = 2):
+        self.n, self.entries, self.read = n, entries, []
 
     def __len__(self):
         return self.n
@@ -1221,7 +1326,8 @@ class Items:
         if not 0 <= i < self.n:
             raise IndexError(f"there is no item {i}")
         self.read.append(i)
-        return torch.tensor([i, i + 0.5]), torch.tensor(10 * i)
+        between = [torch.tensor(-i)] * (self.entries - 2)
+        return torch.tensor([i, i + 0.5]), *between, torch.tensor(10 * i)
 
 
 @DataLoader.cases
@@ -1238,6 +1344,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("a batch larger than the data", 3, 5)
     yield case("a batch larger than the data, left out", 3, 5, drop_last=True)
     yield case("no data", 0, 3)
+    yield case("items with three entries", 5, 2, entries=3)
     yield case("one left over", 9, 4)
     yield case("shuffled, batches that fit", 8, 4, shuffle=True)
     yield case("shuffled, a smaller last batch", 11, 4, shuffle=True)
@@ -1245,39 +1352,35 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("shuffled, no data", 0, 4, shuffle=True)
     yield case("shuffled, all in one batch", 20, 20, shuffle=True)
     yield case("shuffled, single items", 20, 1, shuffle=True, seed=5)
-    yield case("many orders of three", 3, 2, shuffle=True, seed=int(rng.integers(1000)))
+    yield case("shuffled, another seed", 13, 4, shuffle=True, seed=int(rng.integers(1000)))
 
 
 def _epoch(loader) -> list:
-    return [[entry.clone() for entry in batch] for batch in loader]
+    return [list(batch) for batch in loader]
 
 
 def _order(epoch) -> list[int]:
     return [int(number) for batch in epoch for number in batch[-1] // 10]
 
 
-ORDERS = 600
-
-
 @DataLoader.observe
-def _(obj, n, batch_size, shuffle=False, drop_last=False, seed=0):
+def _(obj, n, batch_size, shuffle=False, drop_last=False, seed=0, entries=2):
     options = {"shuffle": shuffle, "drop_last": drop_last, "seed": seed}
-    data = Items(n)
+    data = Items(n, entries)
     loader = obj(data, batch_size, **options)
     if loader.__iter__() is None:
         return "`__iter__` returned None: it must `yield` the batches."
     loader = obj(data, batch_size, **options)
-    seen = {"len(loader)": len(loader)}
+    seen = {"The number of batches, len(loader)": len(loader)}
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    batches = iter(loader)
-    if n >= batch_size:
-        data.read.clear()
-        first = next(batches)
-        if not isinstance(first, tuple | list):
-            return f"A batch must be what `collate` makes, a tuple of tensors; yours is a {type(first).__name__}."
-        seen["How many items were read for the first batch"] = len(data.read)
-        list(batches)
+    data.read.clear()
+    counts = []
+    for batch in loader:
+        if not isinstance(batch, tuple | list):
+            return f"A batch must be what `collate` makes, a tuple of tensors; yours is a {type(batch).__name__}."
+        counts.append(len(data.read))
+    seen["How many items were read in all when each batch came"] = counts
     loader = obj(data, batch_size, **options)
     data.read.clear()
     one = _epoch(loader)
@@ -1307,16 +1410,17 @@ def _(obj, n, batch_size, shuffle=False, drop_last=False, seed=0):
         _order(one),
         _order(two),
     ]
-    if n >= 20:
+    if n >= 8:
         seen["The second epoch has the order of the first"] = _order(one) == _order(two)
         other = obj(Items(n), batch_size, **(options | {"seed": seed + 1}))
         seen["Another seed gives the same order"] = _order(one) == _order(_epoch(other))
         seen["Shuffled, the items are in order"] = _order(one) == sorted(_order(one))
+    if n >= 20:
         seen["The loops disturb each other"] = _interleaved(obj, n, batch_size, options)
-    if n == 3:
-        orders = [_order(_epoch(loader)) for _ in range(ORDERS)]
-        counts = histogram(np.array([3 * a + b for a, b, _ in orders]), 9)
-        seen["draws: orders of three items, by 3 · first + second"] = counts
+    seen["The orders of the first two epochs, drawn by randperm with the loader's generator"] = [
+        _order(one),
+        _order(two),
+    ]
     return seen
 
 
@@ -1329,18 +1433,17 @@ def _interleaved(obj, n, batch_size, options) -> bool:
 
 
 @DataLoader.oracle
-def _(n, batch_size, shuffle=False, drop_last=False, seed=0):
-    data = Items(n)
+def _(n, batch_size, shuffle=False, drop_last=False, seed=0, entries=2):
+    data = Items(n, entries)
     sampler = torch.utils.data.SequentialSampler(data)
     loader = torch.utils.data.DataLoader(
         data, batch_size=batch_size, sampler=sampler, drop_last=drop_last, generator=torch.Generator()
     )
     epoch = _epoch(loader)
     sizes = [len(batch[-1]) for batch in epoch]
-    seen = {"len(loader)": len(loader)}
-    if n >= batch_size:
-        seen["How many items were read for the first batch"] = batch_size
+    seen = {"The number of batches, len(loader)": len(loader)}
     seen |= {
+        "How many items were read in all when each batch came": np.cumsum(sizes, dtype=int).tolist(),
         "The sizes of the batches": sizes,
         "The sizes of the batches in the second epoch": sizes,
         "What a shuffled epoch changes: torch's global random numbers": False,
@@ -1358,16 +1461,18 @@ def _(n, batch_size, shuffle=False, drop_last=False, seed=0):
         "How often items are read more than once in an epoch": 0,
         "The same seed gives the same epochs": True,
     }
-    if n >= 20:
+    if n >= 8:
         seen |= {
             "The second epoch has the order of the first": False,
             "Another seed gives the same order": False,
             "Shuffled, the items are in order": False,
-            "The loops disturb each other": False,
         }
-    if n == 3:
-        orders = np.array([0, 1, 1, 1, 0, 1, 1, 1, 0]) / 6
-        seen["draws: orders of three items, by 3 · first + second"] = orders
+    if n >= 20:
+        seen["The loops disturb each other"] = False
+    draws = torch.Generator().manual_seed(seed)
+    seen["The orders of the first two epochs, drawn by randperm with the loader's generator"] = [
+        torch.randperm(n, generator=draws).tolist()[: sum(sizes)] for _ in range(2)
+    ]
     return seen
 
 
@@ -1444,10 +1549,10 @@ class length_rounded_down(_Loader):
 
 @DataLoader.mistake
 class length_one_too_many(_Loader):
-    """Your `len(loader)` adds one to the rounded-down quotient, even if the batches fit exactly, or the last one is dropped."""
+    """Your `len(loader)` adds one to the rounded-down quotient, even if the batches fit exactly. Only a smaller last batch makes one more."""
 
     def __len__(self):
-        return len(self.dataset) // self.batch_size + 1
+        return len(self.dataset) // self.batch_size + (not self.drop_last)
 
 
 @DataLoader.mistake
