@@ -149,7 +149,10 @@ def solved_notebook(lesson: Lesson) -> nbformat.NotebookNode:
     path = lesson.root / lesson.solution_path
     try:
         old = read_notebook(path)
-    except (FileNotFoundError, nbformat.reader.NotJSONError):  # not there yet, or a merge left its marks in it
+    except (
+        FileNotFoundError,
+        nbformat.reader.NotJSONError,
+    ):  # not there yet, or a merge left its marks in it
         old = None
     if old is not None:
         # An output answers to its source to the letter; jupytext's own matching also forgives reformatting.

@@ -47,7 +47,7 @@ def opened(lab, browser):
 
     def go(notebook: str):
         tab = context.new_page()
-        tab.goto(lab.url.replace("/lab?", f"/lab/tree/{notebook}?"))
+        tab.goto(lab.url.replace("/lab?", f"/lab/tree/{notebook}?reset&"))  # not the tabs of an earlier test
         tab.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=90_000)
         idle(tab)
         return tab
