@@ -12,6 +12,7 @@ from groundup.autograd import optimizers
 from groundup.autograd.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
 from groundup.autograd.tensors import Tensor
 from groundup.check import grade
+from groundup.checks.autograd import optimizers as checks
 
 share = st.floats(0.0, 0.999)
 small = st.floats(0.0, 0.5)
@@ -392,6 +393,12 @@ class AdamByProducts(Adam):
             v += (1 - self.betas[1]) * p.grad * p.grad
             p.data += -self.lr * (m / (1 - self.powers[0])) / ((v / (1 - self.powers[1])) ** 0.5 + self.eps)
             p.grad = grad
+
+
+@pytest.mark.parametrize("rule", OPTIONS)
+def test_the_rules_that_mistakes_are_edits_of_are_right(rule):
+    base = getattr(checks, f"_{rule.__name__}")
+    assert grade(f"autograd.optimizers.{rule.__name__}", base, seed=0).passed
 
 
 @pytest.mark.parametrize(
