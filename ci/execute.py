@@ -113,7 +113,8 @@ def run(lesson: Lesson, course: list[Lesson], scale: str) -> dict:
             )
         except papermill.PapermillExecutionError as error:
             where = _chapter_line(lesson, error.source)
-            raise ExecutionError(f"{where}: {error.ename}: {error.evalue.strip().splitlines()[0]}") from None
+            said = (error.evalue.strip().splitlines() or ["(no message)"])[0]
+            raise ExecutionError(f"{where}: {error.ename}: {said}") from None
         seconds = time.perf_counter() - started
         executed = read_notebook(target)
     # The kernel is the only child that has ended by now, so the children's peak is the kernel's.
@@ -169,9 +170,8 @@ def _trimmed(output, lesson: Lesson, cell):
     where = _chapter_line(lesson, cell.source)
     if output.output_type == "stream":
         if output.name == "stderr":
-            raise ExecutionError(
-                f"{where}: the cell writes to stderr: {output.text.strip().splitlines()[-1]}"
-            )
+            said = (output.text.strip().splitlines() or ["(blank lines)"])[-1]
+            raise ExecutionError(f"{where}: the cell writes to stderr: {said}")
         if len(output.text) > STREAM_CHARACTERS:
             output.text = output.text[:STREAM_CHARACTERS] + "\n… (cut)\n"
     if output.output_type == "execute_result":

@@ -147,8 +147,11 @@ def solved_notebook(lesson: Lesson) -> nbformat.NotebookNode:
     """The notebook half of the pair: the chapter's cells, with the outputs of those that did not change."""
     notebook = copy.deepcopy(lesson.notebook)
     path = lesson.root / lesson.solution_path
-    if path.exists():
+    try:
         old = read_notebook(path)
+    except (FileNotFoundError, nbformat.reader.NotJSONError):  # not there yet, or a merge left its marks in it
+        old = None
+    if old is not None:
         # An output answers to its source to the letter; jupytext's own matching also forgives reformatting.
         sources = {cell.source for cell in lesson.cells}
         old.cells = [cell for cell in old.cells if cell.source in sources]

@@ -62,7 +62,9 @@ def test_a_changed_source_or_a_changed_lesson_it_imports_is_out_of_date(tmp_path
     ("source", "message"),
     [
         ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("assert 1 == 2", "AssertionError: (no message)"),
         ("import sys; print('oh', file=sys.stderr)", "the cell writes to stderr: oh"),
+        ("import sys; print(file=sys.stderr)", "the cell writes to stderr: (blank lines)"),
         ("from IPython.display import HTML, display; display(HTML('x' * 200_000))", "an output of 200 KB"),
     ],
 )

@@ -172,6 +172,16 @@ def test_the_line_in_an_error_is_the_line_in_the_file(tmp_path):
     assert "total = = 0.0" in path.read_text().splitlines()[line - 1]
 
 
+def test_a_solved_notebook_that_a_merge_left_unreadable_is_written_anew(tmp_path):
+    make(tmp_path)
+    assert sync.main([], tmp_path) == 0
+    [solved] = (tmp_path / "solutions").glob("*/*.ipynb")
+    whole = solved.read_text()
+    solved.write_text(whole.replace('"cells": [', '"cells": [\n<<<<<<< HEAD', 1))
+    assert sync.main([], tmp_path) == 0
+    assert solved.read_text() == whole
+
+
 def test_a_name_twice_in_a_part_is_refused(tmp_path):
     path = make(tmp_path)
     twin = path.with_name("02_twin.md")

@@ -31,6 +31,7 @@ from ci.lesson import chapters, read_notebook, write_notebook  # noqa: E402
 LOGGER = logging.getLogger("groundup")
 LESSON = re.compile(r"\[\[([a-z0-9_]+\.[a-z0-9_]+)\]\]")
 PART = re.compile(r"^<!-- part (?P<id>\w+): (?P<line>.+) -->$", re.M)
+MATH_AND_MARK = re.compile(r'(<span class="math[^>]*>[^<]*</span>)([.,;:!?)’”]+)')
 FLASHCARDS = "<!-- flashcards -->"
 OWNED = re.compile(r"^<!-- owned (?P<id>\w+) -->$", re.M)
 REVISION = 'REVISION = "main"'
@@ -218,6 +219,8 @@ def dress_page(app: Sphinx, pagename: str, templatename: str, context: dict, doc
     """Keeps the scripts and styles that this page needs, and says above a lesson's title where in the course it is."""
     # The label would hide what the summary says ("Show the solution") from people who listen to the page.
     body = context["body"] = context.get("body", "").replace(' aria-label="Toggle hidden content"', "")
+    # A line must not begin with the full stop after a formula.
+    body = context["body"] = MATH_AND_MARK.sub(r'<span class="nobreak">\1\2</span>', body)
     math = 'class="math' in body
     figures = 'class="figure-plot"' in body
 

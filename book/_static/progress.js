@@ -74,11 +74,11 @@
 
   function build() {
     for (const line of document.querySelectorAll(".effort[data-exercise]")) {
-      line.append(" ", box("passed", line.dataset.exercise, "done", "mark"));
+      line.append(" ", box("passed", line.dataset.exercise, "done", "tick"));
     }
     if (current) {
-      const line = element("p", { className: "mark-lesson" }, box("done", current, "I have finished this lesson", "mark"));
-      line.append(" ", element("span", { className: "mark-count" }));
+      const line = element("p", { className: "tick-lesson" }, box("done", current, "I have finished this lesson", "tick"));
+      line.append(" ", element("span", { className: "tick-count" }));
       document.querySelector("article.bd-article > section")?.append(line);
     }
     const page = document.querySelector("#progress-page");
@@ -107,7 +107,7 @@
       if (id in state.done) link.append(mark("✓", "finished"));
       else if (count) link.append(mark(`${count}/${all}`, `${count} of ${all} exercises done`));
     }
-    for (const place of document.querySelectorAll(".mark-count")) {
+    for (const place of document.querySelectorAll(".tick-count")) {
       place.textContent = `${passedOf(state, current)} of ${lessons[current].exercises.length} exercises done.`;
     }
     showPage(state);

@@ -171,6 +171,37 @@ class FromTheResult(Function):
         return -torch.expm1(-ctx.beta * ctx.saved_tensors[0]) * grad, None
 
 
+class InTwoParts(Function):
+    """Softplus with the context set up apart from forward, as newer code does it."""
+
+    @staticmethod
+    def forward(x, beta):
+        return -torch.nn.functional.logsigmoid(-beta * x) / beta
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, ctx.beta = inputs
+        ctx.save_for_backward(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * torch.special.expit(ctx.beta * ctx.saved_tensors[0]), None
+
+
+class ByteMask(Function):
+    """Compares x with its clamped self, and cuts with where."""
+
+    @staticmethod
+    def forward(ctx, x, low, high):
+        clamped = x.clamp(low, high)
+        ctx.save_for_backward((clamped == x).to(torch.uint8))
+        return clamped.round()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return torch.where(ctx.saved_tensors[0] > 0, grad, 0.0), None, None
+
+
 class Forked(Function):
     """A checkpoint that saves the state too, forks the generator, and asks for slopes leaf by leaf."""
 
@@ -203,6 +234,34 @@ def with_partial(layers, x, segments):
     return x
 
 
+def with_a_factory(layers, x, segments):
+    class Stretch:
+        def __init__(self, own):
+            self.own = own
+
+        def __call__(self, x):
+            return run_all(self.own, x)
+
+    for own in stretches(layers, segments):
+        x = Checkpoint.apply(Stretch(own), x)
+    return x
+
+
+def packs_places(f, inputs, held=()):
+    saved = []
+
+    def pack(x):
+        saved.append(x)
+        return len(saved) - 1
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, saved.__getitem__):
+        f(*inputs)
+    storages = {x.untyped_storage().data_ptr(): x.untyped_storage() for x in saved}
+    for x in [*inputs, *held]:
+        storages.pop(x.untyped_storage().data_ptr(), None)
+    return sum(s.size() for s in storages.values())
+
+
 def by_pieces(f, inputs, held=()):
     kept = []
 
@@ -225,9 +284,13 @@ def by_pieces(f, inputs, held=()):
     "name, answer",
     [
         ("Softplus", FromTheResult),
+        ("Softplus", InTwoParts),
+        ("RoundStraightThrough", ByteMask),
         ("Checkpoint", Forked),
         ("checkpoint_segments", with_partial),
+        ("checkpoint_segments", with_a_factory),
         ("saved_bytes", by_pieces),
+        ("saved_bytes", packs_places),
     ],
 )
 @pytest.mark.parametrize("seed", [0, 1])
@@ -334,6 +397,188 @@ class MaskInTheSign(Function):
         return grad * ((x >= low) & (x <= high)), None, None
 
 
+class InAClosure(Function):
+    """Hides x in a function that ctx keeps: no attribute is a tensor, but nothing guards x."""
+
+    @staticmethod
+    def forward(ctx, x, beta):
+        ctx.save_for_backward(x.detach())
+        ctx.slope = lambda: torch.sigmoid(beta * x)
+        return torch.logaddexp(beta * x, torch.zeros_like(x)) / beta
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.slope(), None
+
+
+class MaskOnTheClass(Function):
+    @staticmethod
+    def forward(ctx, x, low, high):
+        MaskOnTheClass.inside = (x >= low) & (x <= high)
+        return torch.round(x).clamp(low, high)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * MaskOnTheClass.inside, None, None
+
+
+class MaskAsAList(Function):
+    @staticmethod
+    def forward(ctx, x, low, high):
+        ctx.inside = {"mask": ((x >= low) & (x <= high)).tolist()}
+        return torch.round(x).clamp(low, high)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * torch.tensor(ctx.inside["mask"]), None, None
+
+
+class TwoMasks(Function):
+    @staticmethod
+    def forward(ctx, x, low, high):
+        ctx.save_for_backward(x >= low, x <= high)
+        return torch.round(x).clamp(low, high)
+
+    @staticmethod
+    def backward(ctx, grad):
+        above, below = ctx.saved_tensors
+        return grad * above * below, None, None
+
+
+class OneStack(Function):
+    """A stack on the class: right only while calls go backward in the opposite order."""
+
+    stack: list = []  # noqa: RUF012
+
+    @staticmethod
+    def forward(ctx, function, *inputs):
+        OneStack.stack.append((function, torch.get_rng_state()))
+        ctx.save_for_backward(*inputs)
+        return function(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad):
+        ctx.function, ctx.rng_state = OneStack.stack.pop()
+        return Checkpoint.backward(ctx, grad)
+
+
+class InitialSeed(Checkpoint):
+    """Rewinds the dice to the last seed, not to where they were."""
+
+    @staticmethod
+    def backward(ctx, grad):
+        present = torch.get_rng_state()
+        torch.manual_seed(torch.initial_seed())
+        ctx.rng_state = torch.get_rng_state()
+        torch.set_rng_state(present)
+        return Checkpoint.backward(ctx, grad)
+
+
+class InputsInAClosure(Function):
+    @staticmethod
+    def forward(ctx, function, *inputs):
+        ctx.state, ctx.function, ctx.inputs = torch.get_rng_state(), function, lambda: inputs
+        return function(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad):
+        leaves = [
+            x.detach().requires_grad_(n) for x, n in zip(ctx.inputs(), ctx.needs_input_grad[1:], strict=True)
+        ]
+        present = torch.get_rng_state()
+        torch.set_rng_state(ctx.state)
+        with torch.enable_grad():
+            y = ctx.function(*leaves)
+        torch.set_rng_state(present)
+        torch.autograd.backward(y, grad)
+        return None, *[x.grad for x in leaves]
+
+
+class GradientsForAllFloats(Checkpoint):
+    @staticmethod
+    def backward(ctx, grad):
+        leaves = [x.detach().requires_grad_(x.is_floating_point()) for x in ctx.saved_tensors]
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            torch.set_rng_state(ctx.rng_state)
+            y = ctx.function(*leaves)
+        torch.autograd.backward(y, grad)
+        return None, *[x.grad for x in leaves]
+
+
+class KeepsTheGraph(Checkpoint):
+    @staticmethod
+    def backward(ctx, grad):
+        leaves = [
+            x.detach().requires_grad_(n)
+            for x, n in zip(ctx.saved_tensors, ctx.needs_input_grad[1:], strict=True)
+        ]
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            torch.set_rng_state(ctx.rng_state)
+            ctx.y = ctx.function(*leaves)
+        torch.autograd.backward(ctx.y, grad, retain_graph=True)
+        return None, *[x.grad for x in leaves]
+
+
+def saved_by(f, given):
+    kept = []
+
+    def pack(x):
+        kept.append(x)
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        result = f(*given)
+    return result, kept
+
+
+def total(kept, known):
+    known = {x.untyped_storage().data_ptr() for x in known}
+    storages = {x.untyped_storage().data_ptr(): x.untyped_storage() for x in kept}
+    return sum(s.nbytes() for address, s in storages.items() if address not in known)
+
+
+def one_held_tensor_only(f, inputs, held=()):
+    return total(saved_by(f, inputs)[1], [*inputs, *held[:1]])
+
+
+def on_fresh_leaves(f, inputs, held=()):
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    return total(saved_by(f, leaves)[1], [*inputs, *held])
+
+
+def goes_backward(f, inputs, held=()):
+    result, kept = saved_by(f, inputs)
+    if isinstance(result, torch.Tensor):
+        result.sum().backward()
+    return total(kept, [*inputs, *held])
+
+
+def leaves_its_hooks_on(f, inputs, held=()):
+    kept = []
+
+    def pack(x):
+        kept.append(x)
+        return x
+
+    torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x).__enter__()
+    f(*inputs)
+    return total(kept, [*inputs, *held])
+
+
+def by_base(f, inputs, held=()):
+    bases = {}
+    for x in saved_by(f, inputs)[1]:
+        base = x if x._base is None else x._base
+        if not any(base is known for known in [*inputs, *held]):
+            bases[id(base)] = base
+    return sum(base.nbytes for base in bases.values())
+
+
+def test_hooks_left_on_by_one_answer_do_no_harm_to_the_next():
+    assert grade("autograd.functions.saved_bytes", leaves_its_hooks_on, seed=0).status == "failed"
+    assert grade("autograd.functions.saved_bytes", by_pieces, seed=0).status == "passed"
+
+
 SEEN: set = set()
 
 
@@ -383,6 +628,23 @@ def ceil_sized(layers, x, segments):
     return x
 
 
+def sets_the_seed(layers, x, segments):
+    torch.manual_seed(3)
+    return checkpoint_segments(layers, x, segments)
+
+
+CUTS: dict = {}
+
+
+def remembers_its_cuts(layers, x, segments):
+    key = len(layers), segments
+    if key not in CUTS:
+        CUTS[key] = stretches(layers, segments)
+    for own in CUTS[key]:
+        x = Checkpoint.apply(lambda x, own=own: run_all(own, x), x)
+    return x
+
+
 def torchs_own(layers, x, segments):
     return torch.utils.checkpoint.checkpoint_sequential(layers, segments, x, use_reentrant=False)
 
@@ -393,16 +655,32 @@ def torchs_own(layers, x, segments):
         ("Softplus", LinearAbove),
         ("Softplus", Nudged),
         ("Softplus", PlainOperations),
+        ("Softplus", InAClosure),
+        ("RoundStraightThrough", MaskOnTheClass),
+        ("RoundStraightThrough", MaskAsAList),
+        ("RoundStraightThrough", TwoMasks),
         ("RoundStraightThrough", MaskInTheSign),
         ("saved_bytes", remembers_between_calls),
         ("saved_bytes", runs_f_twice),
+        ("saved_bytes", one_held_tensor_only),
+        ("saved_bytes", on_fresh_leaves),
+        ("saved_bytes", goes_backward),
+        ("saved_bytes", leaves_its_hooks_on),
+        ("saved_bytes", by_base),
         ("saved_bytes", sizes_without_storages),
         ("Checkpoint", OnTheClass),
         ("Checkpoint", FixedSeed),
         ("Checkpoint", NoNode),
+        ("Checkpoint", OneStack),
+        ("Checkpoint", InitialSeed),
+        ("Checkpoint", InputsInAClosure),
+        ("Checkpoint", GradientsForAllFloats),
+        ("Checkpoint", KeepsTheGraph),
         ("checkpoint_segments", empties_the_list),
         ("checkpoint_segments", ceil_sized),
         ("checkpoint_segments", torchs_own),
+        ("checkpoint_segments", sets_the_seed),
+        ("checkpoint_segments", remembers_its_cuts),
     ],
 )
 @pytest.mark.parametrize("seed", [0, 1])

@@ -373,6 +373,136 @@ RIGHT = {
 }
 
 
+def columns_of(column, steps=step_for):
+    """A Jacobian from `column(f, x, j, h)`, with h all the steps."""
+    return lambda f, x: np.stack([column(f, x, j, steps(x)) for j in range(len(x))], axis=1)
+
+
+def unit(x, j):
+    return (np.arange(len(x)) == j).astype(x.dtype)
+
+
+def central_at(f, x, nudge, divisor):
+    return (f(x + nudge) - f(x - nudge)) / divisor
+
+
+def aliased(f, x, j, h):
+    plus = x
+    plus[j] += h[j]
+    minus = x
+    minus[j] -= h[j]
+    return (f(plus) - f(minus)) / (2 * h[j])
+
+
+def aliased_with_a_run_between(f, x, j, h):
+    plus = x
+    plus[j] += h[j]
+    up = f(plus)
+    minus = x
+    minus[j] -= h[j]
+    return (up - f(minus)) / (2 * h[j])
+
+
+def chain(x, y, grad_u, grad_v):
+    return grad_u, grad_v, grad_u * y + grad_v, grad_u * x - grad_v
+
+
+def larger(x):
+    return np.maximum(1, np.abs(x))
+
+
+def over(error, got, allowed):
+    return not error > allowed
+
+
+def part_of(factor, rounds=0, of=lambda e, g: largest(e)):
+    return lambda e, g, v, x, all_: factor * of(e, g) + rounding(v, x, rounds)
+
+
+# What newcomers wrote, and the name of the mistake that the reply must recognise.
+NAMED = {
+    "central_difference": [
+        ("only_the_second_value_divided", lambda f, x, h: f(x + h) - f(x - h) / (2 * h)),
+        ("half_the_step", lambda f, x, h: (f(x + h / 2) - f(x - h / 2)) / h),
+    ],
+    "step_for": [
+        ("a_third_of_eps", lambda x: (x + np.finfo(x.dtype).eps ** 1 / 3 * larger(x)) - x),
+        ("a_third_of_eps_and_not_what_arrives", lambda x: np.finfo(x.dtype).eps ** 1 / 3 * larger(x)),
+        ("pythons_max", lambda x: (x + np.cbrt(np.finfo(x.dtype).eps) * max(1, abs(x))) - x),
+        ("pythons_max_and_not_what_arrives", lambda x: np.cbrt(np.finfo(x.dtype).eps) * max(1, abs(x))),
+        ("everything_in_float64", lambda x: (x + np.finfo(float).eps ** (1 / 3) * larger(x)) - x),
+        (
+            "everything_in_float64_and_not_what_arrives",
+            lambda x: np.finfo(float).eps ** (1 / 3) * larger(x),
+        ),
+    ],
+    "slopes_through": [
+        ("x_and_y_for_u_and_v", lambda x, y: chain(x, y, 3 * x**2 + 4 * y, 2 * y + 4 * x)),
+        (
+            "cross_term_kept_whole",
+            lambda x, y: chain(
+                x, y, 3 * (x * y) ** 2 + 4 * x * y * (x - y), 2 * (x - y) + 4 * x * y * (x - y)
+            ),
+        ),
+    ],
+    "jacobian": [
+        (
+            "all_the_steps_for_one_column",
+            columns_of(lambda f, x, j, h: central_at(f, x, h * unit(x, j), 2 * h)),
+        ),
+        (
+            "divided_by_the_nudge",
+            columns_of(lambda f, x, j, h: central_difference(f, x, h * unit(x, j))),
+        ),
+        ("two_names_for_the_input", columns_of(aliased)),
+        ("second_name_for_the_input", columns_of(aliased_with_a_run_between)),
+        ("one_nudge_for_everything", lambda f, x: central_difference(f, x, step_for(x))),
+    ],
+    "gradcheck": [
+        (name, referee(part_of(factor, rounds), *within))
+        for factor in (1e-8, 1e-7, 3e-6, 1e-5, 1e-4, 1e-3)
+        for name, rounds, within in (
+            ("no_room_for_rounding", 0, ()),
+            ("nan_is_accepted", 10, (over,)),
+            ("nan_is_accepted", 100, (over,)),
+            ("nan_is_accepted_and_no_room_for_rounding", 0, (over,)),
+        )
+    ]
+    + [
+        ("no_room_for_rounding", referee(lambda e, g, v, x, all_: 1e-4 * largest(e) + EPS * abs(v))),
+        ("each_slope_for_itself", referee(part_of(1e-3, 10, lambda e, g: np.abs(e)))),
+        ("each_slope_for_itself_without_rounding", referee(part_of(1e-4, 0, lambda e, g: np.abs(e)))),
+        ("largest_slope_of_the_formula", referee(part_of(1e-4, 10, lambda e, g: largest(g)))),
+        ("largest_slope_of_the_formula_without_rounding", referee(part_of(1e-3, 0, lambda e, g: largest(g)))),
+    ],
+}
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize(
+    ("name", "mistake", "answer"), [(name, *case) for name in NAMED for case in NAMED[name]]
+)
+def test_what_newcomers_write_is_recognised(name, mistake, answer):
+    for seed in range(3):
+        result = grade(f"autograd.gradients.{name}", answer, seed=seed)
+        assert result.mistake == mistake, result.message
+
+
+TOLERANCES = {  # not recognised by name; what the reply must say all the same
+    "a fixed number besides": (lambda e, g, v, x, all_: usual(e, g, v, x, all_) + 1e-9, "a fixed number?"),
+    "1 + largest": (lambda e, g, v, x, all_: 1e-4 * (1 + largest(e)), "a fixed number?"),
+    "a fixed number, and rounding": (lambda e, g, v, x, all_: 1e-5 + rounding(v, x), "a fixed number?"),
+}
+
+
+@pytest.mark.parametrize("name", TOLERANCES)
+def test_a_wrong_tolerance_is_explained(name):
+    allowed, said = TOLERANCES[name]
+    for seed in range(3):
+        message = grade("autograd.gradients.gradcheck", referee(allowed), seed=seed).message
+        assert said in message, message
+
+
 def each(answers):
     return [
         pytest.param(name, answer, id=f"{name}-{label}")

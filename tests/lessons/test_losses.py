@@ -1,5 +1,8 @@
 """The lesson autograd.losses: its functions against torch and nudged slopes, and answers that its checks must tell apart."""
 
+import functools
+import types
+
 import numpy as np
 import pytest
 import torch
@@ -146,12 +149,46 @@ def target_by_target(logits, targets, label_smoothing=0.0):
     return Tensor(((1 - label_smoothing) * hard + label_smoothing * soft).mean(), (logits,), backward)
 
 
+def by_kron(a, b):
+    return np.kron(np.eye(len(a), dtype=b.dtype), b.T)
+
+
+def by_complex_step(x):
+    shifted = (x - x.max(axis=-1, keepdims=True)).astype(complex)
+    columns = []
+    for unit in np.eye(x.shape[-1]):
+        weights = np.exp(shifted + 1e-30j * unit)
+        columns.append((weights / weights.sum(axis=-1, keepdims=True)).imag / 1e-30)
+    return np.stack(columns, axis=-1).astype(x.dtype)
+
+
+def by_log_sum_exp(x):
+    top = x.max(axis=-1, keepdims=True)
+    p = np.exp(x - (top + np.log(np.exp(x - top).sum(axis=-1, keepdims=True))))
+    table = -np.einsum("...i,...j->...ij", p, p)
+    table[..., np.arange(x.shape[-1]), np.arange(x.shape[-1])] += p
+    return table
+
+
+def target_by_target_in_a_loop(targets, classes, label_smoothing=0.0):
+    q = np.full((len(targets), classes), label_smoothing / classes)
+    for row, target in zip(q, targets, strict=True):
+        row[target] += 1 - label_smoothing
+    return q
+
+
+def through_the_other_node(logits, targets, label_smoothing=0.0):
+    q, y = smoothed_targets(targets, logits.shape[1], label_smoothing), log_softmax(logits)
+    total = -(q * y.data).sum() / len(targets)
+    return Tensor(total, (logits,), lambda grad: y._backward(-grad * q / len(targets)))
+
+
 RIGHT = {
-    "matmul_jacobian": [by_unit_vectors, by_loops],
-    "softmax_jacobian": [diag_minus_outer],
+    "matmul_jacobian": [by_unit_vectors, by_loops, by_kron],
+    "softmax_jacobian": [diag_minus_outer, by_complex_step, by_log_sum_exp],
     "log_softmax": [from_operations, from_operations_with_max, through_a_module, by_torch],
-    "smoothed_targets": [by_eye],
-    "cross_entropy": [target_by_target],
+    "smoothed_targets": [by_eye, target_by_target_in_a_loop],
+    "cross_entropy": [target_by_target, through_the_other_node],
 }
 
 
@@ -162,7 +199,103 @@ def test_right_answers_pass_however_they_are_written(name, obj):
         assert result.status == "passed", result.message
 
 
+# -- where a learner's Tensor comes from ---------------------------------------------------------------------------
+
+IMPORTS = {
+    "its name": ("from groundup.autograd.tensors import Tensor", "Tensor"),
+    "another name": ("from groundup.autograd.tensors import Tensor as T", "T"),
+    "a module": ("import torch\nimport groundup.autograd.tensors as t", "t.Tensor"),
+    "a module, beside torch's": (
+        "from torch import Tensor\nimport groundup.autograd.tensors as t",
+        "t.Tensor",
+    ),
+    "a dotted name": ("import groundup.autograd.tensors", "groundup.autograd.tensors.Tensor"),
+    "the part": ("import groundup.autograd as part", "part.Tensor"),
+    "its own": (
+        "from groundup.autograd.tensors import Tensor as Course\nclass Tensor(Course): pass",
+        "Tensor",
+    ),
+}
+NOTEBOOK = """
+import numpy as np
+{imports}
+def one_node(logits):
+    assert isinstance(logits, {tensor})
+    shifted = logits.data - logits.data.max(axis=-1, keepdims=True)
+    result = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    def backward(grad):
+        logits.grad += grad - np.exp(result) * grad.sum(axis=-1, keepdims=True)
+    return {tensor}(result, (logits,), backward)
+def from_operations(logits):
+    shifted = logits - logits.data.max(axis=-1, keepdims=True)
+    return shifted - shifted.exp().sum(axis=-1, keepdims=True).log()
+"""
+
+
+def in_notebook(imports, tensor):
+    names = {"__name__": "__main__"}
+    exec(NOTEBOOK.format(imports=imports, tensor=tensor), names)
+    return names
+
+
+def passes(obj):
+    result = grade("autograd.losses.log_softmax", obj, seed=3)
+    assert result.status == "passed", result.message
+
+
+@pytest.mark.parametrize("how", IMPORTS)
+@pytest.mark.parametrize("name", ["one_node", "from_operations"])
+def test_the_learners_tensor_is_found_however_it_is_imported(how, name):
+    passes(in_notebook(*IMPORTS[how])[name])
+
+
+class Called:
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, logits):
+        return self.function(logits)
+
+
+def plainly_decorated(function):
+    return lambda *inputs: function(*inputs)
+
+
+WRAPPERS = [functools.partial, functools.cache, Called, plainly_decorated, lambda f: Called(f).__call__]
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS)
+@pytest.mark.parametrize("name", ["one_node", "from_operations"])
+def test_the_learners_tensor_is_found_in_what_holds_the_function(wrap, name):
+    passes(wrap(in_notebook(*IMPORTS["its own"])[name]))
+
+
+def test_the_learners_tensor_is_found_when_it_is_imported_inside():
+    def one_node(logits):
+        from groundup.autograd.tensors import Tensor
+
+        assert isinstance(logits, Tensor)
+        return log_softmax(logits)
+
+    passes(one_node)
+
+
+def test_the_tensor_of_another_library_is_not_taken():
+    other = types.ModuleType("other")
+    other.Tensor = type("Tensor", (), {"shape": ()})
+    names = in_notebook(*IMPORTS["a module"])
+    passes(types.FunctionType(names["from_operations"].__code__, {"other": other, **names}))
+
+
 # -- wrong answers -------------------------------------------------------------------------------------------------
+
+
+def two_dtypes_only(a, b):
+    return by_kron(a, b) if b.dtype == np.float32 else np.kron(np.eye(len(a)), b.T)
+
+
+def reshaped_block(a, b):
+    return np.kron(np.eye(len(a), dtype=b.dtype), b.reshape(b.T.shape))
 
 
 def nudged_product(a, b):
@@ -173,6 +306,20 @@ def nudged_product(a, b):
 def nudged_softmax(x):
     rows = x.reshape(-1, x.shape[-1])
     return np.stack([jacobian(softmax, row) for row in rows]).reshape(*x.shape, x.shape[-1])
+
+
+def nudged_after_the_shift(x):
+    shifted = (x - x.max(axis=-1, keepdims=True)).astype(np.float64)
+    return nudged_softmax(shifted).astype(x.dtype)
+
+
+def three_axes_at_most(x):
+    return softmax_jacobian(x) if x.ndim <= 3 else softmax_jacobian(x.reshape(-1, x.shape[-1]))
+
+
+def diag_and_outer(x):
+    p = softmax(x)
+    return np.diag(p) - np.outer(p, p)
 
 
 def first_size_is_remembered(x, known={}):  # noqa: B006
@@ -241,6 +388,48 @@ def an_array(logits):
     return log_softmax(logits).data
 
 
+def with_result(value):
+    def exchanged(logits):
+        node = log_softmax(logits)
+        return Tensor(value(node.data, logits.data), (logits,), node._backward)
+
+    return exchanged
+
+
+def in_long_double(_, x):
+    weights = np.exp(x.astype(np.longdouble) - x.max(axis=-1, keepdims=True))
+    return np.log(weights / weights.sum(axis=-1, keepdims=True))
+
+
+def three_axes_in_the_loss(logits):
+    return log_softmax(logits) if logits.data.ndim <= 3 else log_softmax(logits.reshape(-1, logits.shape[-1]))
+
+
+def overwrites_its_result(logits):
+    node = log_softmax(logits)
+    p = np.exp(node.data)
+
+    def backward(grad):
+        logits.grad += grad - p * grad.sum(axis=-1, keepdims=True)
+        node.data[...] = 0
+
+    return Tensor(node.data, (logits,), backward)
+
+
+def no_backward(logits):
+    return Tensor(log_softmax(logits).data, (logits,))
+
+
+def backward_of_softmax(logits):
+    node = log_softmax(logits)
+    p = np.exp(node.data)
+
+    def backward(grad):
+        logits.grad += p * (grad - (p * grad).sum(axis=-1, keepdims=True))
+
+    return Tensor(node.data, (logits,), backward)
+
+
 last = {}
 
 
@@ -292,6 +481,18 @@ def stored_probabilities_changed(logits, targets, label_smoothing=0.0):
     return Tensor(node.data, (logits,), backward)
 
 
+def clipped_far_down(logits, targets, label_smoothing=0.0):
+    q = smoothed_targets(targets, logits.shape[1], label_smoothing)
+    value = -(q * np.maximum(log_softmax(logits).data, -5000)).sum() / len(targets)
+    return Tensor(value, (logits,), cross_entropy(logits, targets, label_smoothing)._backward)
+
+
+def remembered_by_size_and_share(targets, classes, label_smoothing=0.0, known={}):  # noqa: B006
+    return known.setdefault(
+        (len(targets), classes, label_smoothing), by_eye(targets, classes, label_smoothing)
+    )
+
+
 def one_hot_as_integers(targets, classes, label_smoothing=0.0):
     hot = np.eye(classes, dtype=int)[targets]
     return hot if label_smoothing == 0 else hot * (1 - label_smoothing) + label_smoothing / classes
@@ -303,7 +504,12 @@ def halves(targets, classes, label_smoothing=0.0):
 
 WRONG = [
     ("matmul_jacobian", nudged_product, ""),
+    ("matmul_jacobian", two_dtypes_only, "float16"),
+    ("matmul_jacobian", reshaped_block, "reshaped_instead_of_transposed"),
     ("softmax_jacobian", nudged_softmax, ""),
+    ("softmax_jacobian", nudged_after_the_shift, ""),
+    ("softmax_jacobian", three_axes_at_most, "three axes"),
+    ("softmax_jacobian", diag_and_outer, "diag_and_outer"),
     ("softmax_jacobian", first_size_is_remembered, ""),
     ("log_softmax", two_axes_at_most, ""),
     ("log_softmax", nudged_backward, ""),
@@ -316,10 +522,18 @@ WRONG = [
     ("log_softmax", an_array, "wrap the result in Tensor"),
     ("log_softmax", remembers_the_last_call, "logits.grad"),
     ("log_softmax", lambda logits: None, "Is a return missing?"),
+    ("log_softmax", with_result(lambda result, _: np.maximum(result, -5000)), "very far apart"),
+    ("log_softmax", with_result(in_long_double), "very far apart"),
+    ("log_softmax", three_axes_in_the_loss, "three axes"),
+    ("log_softmax", overwrites_its_result, "changes the data of the result"),
+    ("log_softmax", no_backward, "nothing_arrives"),
+    ("log_softmax", backward_of_softmax, "rule_of_softmax"),
+    ("smoothed_targets", remembered_by_size_and_share, "the same sizes"),
     ("smoothed_targets", one_hot_as_integers, "int64"),
     ("smoothed_targets", halves, "float32"),
     ("cross_entropy", many_nodes, "must be one node"),
     ("cross_entropy", clipped, "the result"),
+    ("cross_entropy", clipped_far_down, "very far apart"),
     ("cross_entropy", with_one_axis, "shape (1,)"),
     ("cross_entropy", targets_remembered_by_size, ""),
     ("cross_entropy", stored_probabilities_changed, "second"),

@@ -15,10 +15,20 @@ def test_axe_finds_nothing_serious(visit, page, theme):
     tab = visit(page, theme)
     if page in LESSONS:
         tab.evaluate(OPENED)
-        tab.wait_for_timeout(700)  # what was folded fades in; half-way its colours are not those that are read
+        tab.wait_for_timeout(
+            700
+        )  # what was folded fades in; half-way its colours are not those that are read
     found = axe.run(tab, options={"resultTypes": ["violations"]}).response["violations"]
     assert [
-        (rule["id"], rule["impact"], rule["help"], [(node["html"][:120], node["any"][0]["message"][:200] if node["any"] else "") for node in rule["nodes"]][:3])
+        (
+            rule["id"],
+            rule["impact"],
+            rule["help"],
+            [
+                (node["html"][:120], node["any"][0]["message"][:200] if node["any"] else "")
+                for node in rule["nodes"]
+            ][:3],
+        )
         for rule in found
         if rule["impact"] in ("serious", "critical")
     ] == []

@@ -33,13 +33,13 @@ def tab(browser, address):
 
 def test_a_mark_is_kept_and_shown_in_the_sidebar_and_on_the_map(tab, address):
     tab.goto(address + PAGE)
-    boxes = tab.locator(".effort .mark input")
+    boxes = tab.locator(".effort .tick input")
     assert boxes.count() == len(FIRST.exercises)
     assert tab.locator(".progress-mark").count() == 0
     boxes.nth(0).focus()
     tab.keyboard.press("Space")
     assert list(tab.evaluate(STORED)["passed"]) == [FIRST.exercises[0].id]
-    assert f"1 of {len(FIRST.exercises)} exercises done" in tab.locator(".mark-lesson").text_content()
+    assert f"1 of {len(FIRST.exercises)} exercises done" in tab.locator(".tick-lesson").text_content()
     tab.goto(address + str(COURSE[1].path.with_suffix(".html")))
     assert (
         tab.locator(MARK).text_content()
@@ -47,11 +47,11 @@ def test_a_mark_is_kept_and_shown_in_the_sidebar_and_on_the_map(tab, address):
     )
     tab.goto(address + PAGE)
     assert boxes.nth(0).is_checked() and not boxes.nth(1).is_checked()
-    tab.locator(".mark-lesson input").check()
+    tab.locator(".tick-lesson input").check()
     tab.goto(address)
     assert "finished" in tab.locator(".part .ready .progress-mark").first.text_content()
     tab.goto(address + PAGE)
-    tab.locator(".mark-lesson input").uncheck()
+    tab.locator(".tick-lesson input").uncheck()
     boxes.nth(0).uncheck()
     assert tab.evaluate(STORED) == {"passed": {}, "done": {}}
     assert tab.locator(".progress-mark").count() == 0
@@ -59,7 +59,7 @@ def test_a_mark_is_kept_and_shown_in_the_sidebar_and_on_the_map(tab, address):
 
 def test_marks_are_saved_to_a_file_and_loaded_in_another_browser(tab, address, browser, tmp_path):
     tab.goto(address + PAGE)
-    tab.locator(".effort .mark input").nth(1).check()
+    tab.locator(".effort .tick input").nth(1).check()
     tab.goto(address + "book/progress.html")
     with tab.expect_download() as download:
         tab.get_by_role("button", name="Save to a file").click()
@@ -69,7 +69,7 @@ def test_marks_are_saved_to_a_file_and_loaded_in_another_browser(tab, address, b
 
     other = browser.new_context().new_page()
     other.goto(address + PAGE)
-    other.locator(".effort .mark input").nth(0).check()
+    other.locator(".effort .tick input").nth(0).check()
     other.goto(address + "book/progress.html")
     other.set_input_files("#progress-file", saved)
     other.get_by_role("status").get_by_text("1 exercises and 0 lessons are new").wait_for()
@@ -81,7 +81,7 @@ def test_marks_are_saved_to_a_file_and_loaded_in_another_browser(tab, address, b
 @pytest.mark.parametrize("content", ["", "[]", "null", '{"passed": 3}', "\x00\x01", '{"passed": ["a"]}'])
 def test_a_file_that_is_no_record_changes_nothing(tab, address, tmp_path, content):
     tab.goto(address + PAGE)
-    tab.locator(".effort .mark input").first.check()
+    tab.locator(".effort .tick input").first.check()
     before = tab.evaluate(STORED)
     tab.goto(address + "book/progress.html")
     file = tmp_path / "holiday.json"
@@ -103,7 +103,7 @@ def test_the_autograders_own_file_can_be_loaded(tab, address, tmp_path, monkeypa
 
 def test_everything_is_forgotten_only_after_a_question(tab, address):
     tab.goto(address + PAGE)
-    tab.locator(".effort .mark input").first.check()
+    tab.locator(".effort .tick input").first.check()
     tab.goto(address + "book/progress.html")
     for answer, left in (("dismiss", 1), ("accept", 0)):
         tab.once("dialog", lambda asked, answer=answer: getattr(asked, answer)())
@@ -115,14 +115,14 @@ def test_a_damaged_record_does_not_break_the_page(tab, address):
     tab.goto(address)
     tab.evaluate("localStorage.setItem('groundup.progress', '{\"passed\": [')")
     tab.goto(address + PAGE)
-    assert tab.locator(".effort .mark input").count() == len(FIRST.exercises)
+    assert tab.locator(".effort .tick input").count() == len(FIRST.exercises)
 
 
 def test_without_scripts_the_pages_are_plain(browser, address):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(address + PAGE)
-    assert page.locator(".mark").count() == 0
+    assert page.locator(".tick").count() == 0
     assert page.locator("section.exercise").count() == len(FIRST.exercises)
     page.goto(address + "book/progress.html")
     assert page.get_by_text("when JavaScript is on").is_visible()
@@ -143,7 +143,7 @@ def test_the_local_site_knows_what_the_autograder_has_passed(tab, site, monkeypa
     progress.record(FIRST.exercises[0].id)
     with served(site, monkeypatch, None) as where:
         tab.goto(where + PAGE)
-        tab.wait_for_function("document.querySelector('.effort .mark input').checked")
+        tab.wait_for_function("document.querySelector('.effort .tick input').checked")
         assert tab.get_by_text("Open here").count() == 0  # no JupyterLab runs
 
 

@@ -24,7 +24,7 @@ def digits(*, test_share: float = 0.2, seed: int = 0) -> Split:
     """1797 handwritten digits: grey images of 8 × 8 pixels, and which of 0 … 9 each of them is.
 
     Shuffled by `seed`, then cut: the first `test_share` of them are the test set, which by default has 359 images; the
-    other 1438 are to learn from. The same seed gives the same split everywhere.
+    other 1438 are to learn from. The same seed gives the same split.
 
     Returns:
         images of shape (n, 8, 8), float64 from 0 (paper) to 1 (ink), and labels of shape (n,), int64.

@@ -4,6 +4,7 @@ The oracles are closed forms (Softplus, rounding), a walk over the recorded grap
 calculation without a checkpoint. An observation that is a text is a sentence for the learner.
 """
 
+import math
 import re
 from itertools import pairwise
 
@@ -13,7 +14,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import dropout, embedding
 
-from groundup.check import Case, Exercise
+from groundup.check import Case, Exercise, compare
 from groundup.checks.autograd.pytorch import by_name, function, tensor, wanting
 
 
@@ -33,14 +34,40 @@ def storages(tensors) -> dict[int, torch.UntypedStorage]:
     return {x.untyped_storage().data_ptr(): x.untyped_storage() for x in tensors}
 
 
+def within(value, allowed: torch.dtype | None, depth: int = 4) -> float:
+    """How much an attribute holds: 1 for each plain thing, inf for a tensor or array, but for tensors of one dtype."""
+    if isinstance(value, torch.Tensor):
+        return 0 if value.dtype == allowed else math.inf
+    if isinstance(value, np.ndarray):
+        return math.inf
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple | set) and depth:
+        return sum(within(item, allowed, depth - 1) for item in value)
+    return len(value) if isinstance(value, bytes | bytearray) else 1
+
+
 def attributes(node, allowed: torch.dtype | None = None) -> list[str]:
-    """The names under which a custom function's node keeps tensors as attributes, but for those of one dtype."""
-    found = []
-    for name, value in getattr(node, "__dict__", {}).items():
-        items = value if isinstance(value, list | tuple) else [value]
-        if any(isinstance(item, torch.Tensor) and item.dtype != allowed for item in items):
-            found.append(name)
-    return found
+    """The names of a custom function's attributes that keep a tensor, or numbers one by one instead of a tensor."""
+    kept = getattr(node, "__dict__", {})
+    return [name for name, value in kept.items() if within(value, allowed) > 8]
+
+
+def no_function(obj) -> str | None:
+    """A sentence if the answer is no subclass of Function."""
+    if isinstance(obj, type) and issubclass(obj, Function):
+        return None
+    return "Your class must stay a subclass of torch.autograd.Function, with a forward and a backward of its own."
+
+
+def guarded(x: torch.Tensor, back, right) -> bool:
+    """Whether, after a change of x in place, back() stops because of it, or still finds the right gradient."""
+    with torch.no_grad():
+        x.add_(1)
+    try:
+        return compare(back(), right) is None
+    except RuntimeError as error:
+        return "modified by an inplace operation" in str(error)
 
 
 def wrong_result(result, x) -> str | None:
@@ -60,6 +87,7 @@ ABOUT_THE_GRAPH = (
     "returned an invalid gradient",
     "Trying to backward through the graph a second time",
     "does not require grad",
+    "once_differentiable",
 )
 
 
@@ -100,17 +128,24 @@ def _(rng):
 
 @Softplus.observe
 def _(obj, x, beta, grad, nudge):
-    leaf = x.clone().requires_grad_()
+    if said := no_function(obj):
+        return said
+    leaf, arriving = x.clone().requires_grad_(), grad.clone().requires_grad_()
     middle = leaf * 1
     result, saved = packed(lambda: obj.apply(middle, beta))
     if said := wrong_result(result, x):
         return said
+    obj.apply(leaf * 0.7 - 0.3, beta + 0.5)  # another call before the first goes backward
     slopes = []
-    if said := backward(lambda: slopes.extend(_slopes(result, leaf, grad, nudge))):
+    if said := backward(lambda: slopes.extend(_slopes(result, leaf, arriving, nudge))):
         return said
-    slope, second = slopes
+    slope, second, other = slopes
     size = sum(storage.nbytes() for storage in storages(saved).values())
     value = result.detach()
+
+    fresh = x.clone().requires_grad_()
+    changed = fresh * 1
+    again = obj.apply(changed, beta)
     return {
         "x is as it was": torch.equal(middle, x),
         "The value": value,
@@ -118,17 +153,27 @@ def _(obj, x, beta, grad, nudge):
         "The gradient in x": slope,
         "The logarithm of the slope": (slope / grad).log().clamp(min=-80),
         "The second derivative": second,
+        "The derivative of the gradient in the arriving one": other,
         "The arrays of the size of x that you save": -(-size // x.nbytes),
-        "The tensors that you keep as attributes of ctx": attributes(result.grad_fn),
+        "The attributes of ctx that keep a tensor": attributes(result.grad_fn),
+        "A change of x in place after forward is noticed": guarded(
+            changed, lambda: torch.autograd.grad(again, fresh, grad)[0], slope
+        ),
     }
 
 
-def _slopes(result, leaf, grad, nudge):
-    [slope] = torch.autograd.grad(result, leaf, grad, create_graph=True)
-    second = torch.zeros_like(leaf)
+def _slopes(result, leaf, arriving, nudge):
+    """The gradient in x, and the derivatives of nudge · gradient in x and in the gradient that arrives."""
+    [slope] = torch.autograd.grad(result, leaf, arriving, create_graph=True)
+    second = [torch.zeros_like(leaf)] * 2
     if slope.requires_grad:
-        [second] = torch.autograd.grad(slope, leaf, nudge, materialize_grads=True)
-    return slope.detach(), second
+        if not any(
+            x is not None
+            for x in torch.autograd.grad(slope, [leaf, arriving], nudge, retain_graph=True, allow_unused=True)
+        ):
+            slope.backward(nudge)  # a node that leads nowhere: once_differentiable's, which says so
+        second = torch.autograd.grad(slope, [leaf, arriving], nudge, materialize_grads=True)
+    return slope.detach(), *second
 
 
 @Softplus.oracle
@@ -136,6 +181,7 @@ def _(x, beta, grad, nudge):
     exact = x.double().numpy() * beta
     sigma = np.exp(-np.logaddexp(0, -exact))
     value = np.logaddexp(0, exact) / beta
+    curve = beta * sigma * np.exp(-np.logaddexp(0, exact))
     with np.errstate(divide="ignore"):
         # above the smallest float, e^-80, all must agree; below, a float32 may be 0
         seen = {
@@ -143,16 +189,17 @@ def _(x, beta, grad, nudge):
             "The logarithm of the value": np.log(value),
             "The gradient in x": sigma * grad.double().numpy(),
             "The logarithm of the slope": np.maximum(-np.logaddexp(0, -exact), -80),
+            "The second derivative": curve * grad.double().numpy() * nudge.double().numpy(),
+            "The derivative of the gradient in the arriving one": sigma * nudge.double().numpy(),
         }
-    curve = beta * sigma * np.exp(-np.logaddexp(0, exact))
-    seen["The second derivative"] = curve * grad.double().numpy() * nudge.double().numpy()
     seen = {name: torch.tensor(numbers, dtype=x.dtype) for name, numbers in seen.items()}
     return (
         {"x is as it was": True}
         | seen
         | {
             "The arrays of the size of x that you save": 1,
-            "The tensors that you keep as attributes of ctx": [],
+            "The attributes of ctx that keep a tensor": [],
+            "A change of x in place after forward is noticed": True,
         }
     )
 
@@ -231,7 +278,7 @@ class not_divided_by_beta(_Softplus):
 
 @Softplus.mistake(shape=True)
 class saved_the_sigmoid(_Softplus):
-    """Your first derivative is right and the second is not: you computed the sigmoid in forward, where nothing is recorded, so it is a constant to the second backward. Save x, and compute the sigmoid in backward."""
+    """Your first derivative is right and the second is not: what you saved was computed in forward, where nothing is recorded, so it is a constant to the second backward. Save x, and compute the sigmoid in backward."""
 
     @staticmethod
     def forward(ctx, x, beta):
@@ -257,6 +304,39 @@ class kept_as_an_attribute(_Softplus):
         return grad * torch.sigmoid(ctx.beta * ctx.x), None
 
 
+@Softplus.mistake
+class sigmoid_by_hand(_Softplus):
+    """Your first derivative is right; in the second, exp of a large number is inf, and inf/inf is nan. torch.sigmoid takes care of that."""
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad / (1 + torch.exp(-ctx.beta * ctx.saved_tensors[0])), None
+
+
+@Softplus.mistake
+class arriving_gradient_detached(_Softplus):
+    """You cut the arriving gradient off from its past. It may itself depend on x, and then the second derivative misses a part."""
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad.detach() * torch.sigmoid(ctx.beta * ctx.saved_tensors[0]), None
+
+
+@Softplus.mistake(shape=True)
+class beta_on_the_class(_Softplus):
+    """You keep beta on the class, and all calls share that: the next call overwrites it before this one goes backward. Keep it on ctx, which each call has for itself."""
+
+    @staticmethod
+    def forward(ctx, x, beta):
+        ctx.save_for_backward(x)
+        beta_on_the_class.beta = beta
+        return stable(x, beta)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * torch.sigmoid(beta_on_the_class.beta * ctx.saved_tensors[0]), None
+
+
 @Softplus.mistake(shape=True)
 class forgot_the_none(_Softplus):
     """forward has two inputs besides ctx, x and beta, and backward returned one thing. It must return one for each: None for beta, which is no tensor."""
@@ -268,7 +348,7 @@ class forgot_the_none(_Softplus):
 
 @Softplus.mistake(shape=True)
 class wrong_order(_Softplus):
-    """You returned the gradient in the place of beta. The order is that of forward's inputs: first x, then beta."""
+    """You returned a tensor in the place of beta, where None must stand. The order is that of forward's inputs: first x, then beta."""
 
     @staticmethod
     def backward(ctx, grad):
@@ -310,11 +390,14 @@ def _(rng):
 
 @RoundStraightThrough.observe
 def _(obj, x, low, high, grad):
+    if said := no_function(obj):
+        return said
     leaf = x.clone().requires_grad_()
     middle = leaf * 1
     result, saved = packed(lambda: obj.apply(middle, low, high))
     if said := wrong_result(result, x):
         return said
+    obj.apply(3.7 - leaf, low - 1, high)  # another call before the first goes backward
     slopes = []
     if said := backward(lambda: slopes.extend(torch.autograd.grad(result, leaf, grad))):
         return said
@@ -323,8 +406,8 @@ def _(obj, x, low, high, grad):
         "x is as it was": torch.equal(middle, x),
         "The value": result.detach(),
         "The gradient in x": slopes[0],
-        "More than one byte saved for each number": size > x.numel(),
-        "The tensors that you keep as attributes of ctx": attributes(result.grad_fn),
+        "The bytes that you save for each number": max(1, -(-size // x.numel())),
+        "The attributes of ctx that keep tensors or lists": attributes(result.grad_fn),
     }
 
 
@@ -337,8 +420,8 @@ def _(x, low, high, grad):
         "x is as it was": True,
         "The value": torch.tensor(value),
         "The gradient in x": torch.tensor(np.where(inside, grad.numpy(), 0).astype(numbers.dtype)),
-        "More than one byte saved for each number": False,
-        "The tensors that you keep as attributes of ctx": [],
+        "The bytes that you save for each number": 1,
+        "The attributes of ctx that keep tensors or lists": [],
     }
 
 
@@ -499,6 +582,8 @@ def _(rng):
     yield case("a choice, which saves True and False", "torch.where(x > 0, 3 * x, x)", 7, (7,))
     yield case("a parameter that is held", "(x + y) @ z", 32, (4, 2), (2,), held=[(2, 3)])
     yield case("a view of what is held", "(x + y) @ z.T", 32, (4, 2), (2,), held=[(3, 2)])
+    yield case("two tensors are held", "(x + y) * y + (x + z) * z", 24, (3,), held=[(3,), (3,)])
+    yield case("a result and its detached twin", "(lambda u: u * (x * u.detach()))(x + 1)", 24, (3,))
     yield case("held, and no other", "(x * z).sum() + y.sum()", 0, (3,), (1,), held=[(3,)])
     text = "torch.autograd.grad(x.exp().sum(), x)[0] + x.tanh()"
     yield case("f goes backward itself", text, 24, (3,))
@@ -509,36 +594,57 @@ def _(rng):
     large = tensor(rng, 5, dtype=torch.float32)
     part = large[2:].detach().requires_grad_()
     BYTES["x.sin() + x.cos()"] = 0
+    BYTES["(x + 1).sin() * y"] = 12
+    plain = [tensor(rng, 3, dtype=torch.float32), wanting(tensor(rng, 3, dtype=torch.float32))]
+    yield Case("an input that wants no gradient", f="(x + 1).sin() * y", inputs=plain, held=[])
     yield Case("the input is a part of something larger", f="x.sin() + x.cos()", inputs=[part], held=[])
 
 
-def _bind(f, inputs, held):
-    """The function of the inputs; z is the held tensor, if there is one."""
-    if not held:
-        return function(f, len(inputs))
-    return lambda *given: function(f, 3)(*given, *held)
+def switch_hooks_off() -> bool:
+    """Whether hooks on saved tensors were in use."""
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x)
+    in_use = False
+    while True:
+        try:  # PyTorch refuses to forbid hooks while some are in use
+            with torch.autograd.graph.disable_saved_tensors_hooks(""):
+                return in_use
+        except RuntimeError:
+            hooks.__exit__(None, None, None)
+            in_use = True
 
 
 @saved_bytes.observe
 def _(obj, f, inputs, held):
     calls = []
-    run = _bind(f, inputs, held)
+    run = function(f, len(inputs) + len(held))
 
     def counted(*given):
         calls.append(1)
-        return run(*given)
+        return run(*given, *held)
 
+    switch_hooks_off()  # those that an earlier answer left on
     number = obj(counted, inputs, held) if held else obj(counted, inputs)
+    left_on = switch_hooks_off()
     if number is None:
         return None
     if isinstance(number, torch.Tensor):
         return "You returned a tensor. Return a plain number of bytes."
-    return {"The number of bytes": number, "How often f ran": len(calls)}
+    return {
+        "The number of bytes": number,
+        "How often f ran": len(calls),
+        "The hooks are still in use afterwards": left_on,
+        "The tensors that have a .grad afterwards": sum(x.grad is not None for x in [*inputs, *held]),
+    }
 
 
 @saved_bytes.oracle
 def _(f, inputs, held):
-    return {"The number of bytes": BYTES[f], "How often f ran": 1}
+    return {
+        "The number of bytes": BYTES[f],
+        "How often f ran": 1,
+        "The hooks are still in use afterwards": False,
+        "The tensors that have a .grad afterwards": 0,
+    }
 
 
 saved_bytes.agree(by_name)
@@ -669,38 +775,61 @@ def _go_back(result, grad, given):
     torch.autograd.backward([result, *roads], [grad, *[torch.full_like(x, 0.25) for x in roads]])
 
 
-def _traced(functions, inputs, w, grad, apply):
-    """What is seen of a run, forward and backward."""
-    modes = []
+def _start(seed=7):
+    """The dice, somewhere on their way."""
+    torch.manual_seed(seed)
+    torch.rand(3)
+
+
+def _spy(obj, returned):
+    """The class, with a note of the places in which backward returns None."""
+
+    class Spy(obj):
+        @staticmethod
+        def backward(ctx, *grads):
+            made = obj.backward(ctx, *grads)
+            if isinstance(made, tuple | list):
+                returned.append([place for place, item in enumerate(made) if item is None])
+            return made
+
+    return Spy
+
+
+@Checkpoint.observe
+def _(obj, functions, inputs, w, grad):
+    if said := no_function(obj):
+        return said
+    modes, results, returned = [], [], []
     given = _with_a_past(inputs)
+    apply = _spy(obj, returned).apply
 
     def counting(f, *arguments):
         def counted(*xs):
             modes.append(torch.is_grad_enabled())
             return f(*xs)
 
-        return apply(counted, *arguments)
+        results.append(apply(counted, *arguments))
+        return results[-1]
 
-    torch.manual_seed(7)
-    results = []
-    run = _compose(functions, w, lambda f, *xs: results.append(counting(f, *xs)) or results[-1])
-    result, saved = packed(lambda: run(*given))
-    if said := next((r for r in results if not isinstance(r, torch.Tensor)), None):
-        return f"forward must return what the function returned; yours returned {type(said).__name__}."
-    if result is None:
-        return "forward returned None. Is a return missing?"
+    _start()
+    result, saved = packed(lambda: _compose(functions, w, counting)(*given))
+    for made in results:
+        if not isinstance(made, torch.Tensor):
+            return f"forward must return what the function returned; yours returned {type(made).__name__}."
     forward_modes, drawn = list(modes), torch.rand(2)
     modes.clear()
-    state = torch.get_rng_state()
     if result.grad_fn is None:
         return "The result of apply has no node in the graph."
-    nodes = [r.grad_fn for r in results]
+    obj.apply(lambda x: x.cos(), tensor_of_another_call())
+    state = torch.get_rng_state()
+    nodes = [made.grad_fn for made in results]
+    # the state of the generator, a tensor of bytes, may be kept in either way
     kept = [name for node in nodes for name in attributes(node, allowed=torch.uint8)]
     known = storages([*given, *results[:-1]])
-    # the state of the generator, a tensor of bytes, may be kept in either way
     extra = [x for x in saved if x.dtype != torch.uint8 and _address(x) not in known]
     if said := backward(lambda: _go_back(result, grad, given)):
         return said
+    kept += [name for node in nodes for name in attributes(node, allowed=torch.uint8)]
     seen = {
         "The value": result.detach(),
         "The random numbers drawn after forward": drawn,
@@ -708,21 +837,36 @@ def _traced(functions, inputs, w, grad, apply):
         "In the runs of function in forward, recording is on": forward_modes,
         "In the runs of function in backward, recording is on": list(modes),
         "The saved tensors that are no inputs": len(extra),
-        "The tensors that you keep as attributes of ctx": kept,
+        "The attributes of ctx that keep a tensor": sorted(set(kept)),
     }
     gradients = {f"The gradient in {name}": x.grad for name, x in zip("xyz", inputs, strict=False)}
-    return seen | gradients | {"The gradient in the parameter w": w.grad}
+    return (
+        seen
+        | gradients
+        | {
+            "The gradient in the parameter w": w.grad,
+            "The places in which backward returns None": returned,
+            "A change of x in place after forward is noticed": _checkpoint_guarded(obj),
+        }
+    )
 
 
-@Checkpoint.observe
-def _(obj, functions, inputs, w, grad):
-    return _traced(functions, inputs, w, grad, obj.apply)
+def tensor_of_another_call() -> torch.Tensor:
+    return torch.tensor([0.3, 0.6], dtype=torch.float64, requires_grad=True)
+
+
+def _checkpoint_guarded(obj) -> bool:
+    leaf = tensor_of_another_call()
+    x = leaf * 1
+    result = obj.apply(lambda x: x**3, x)
+    right = 3 * leaf.detach() ** 2
+    return guarded(x, lambda: torch.autograd.grad(result.sum(), leaf)[0], right)
 
 
 @Checkpoint.oracle
 def _(functions, inputs, w, grad):
     given = _with_a_past(inputs)
-    torch.manual_seed(7)
+    _start()
     result = _compose(functions, w, None)(*given)
     drawn = torch.rand(2)
     _go_back(result, grad, given)
@@ -733,10 +877,19 @@ def _(functions, inputs, w, grad):
         "In the runs of function in forward, recording is on": [False] * len(functions),
         "In the runs of function in backward, recording is on": [True] * len(functions),
         "The saved tensors that are no inputs": 0,
-        "The tensors that you keep as attributes of ctx": [],
+        "The attributes of ctx that keep a tensor": [],
     }
     gradients = {f"The gradient in {name}": x.grad for name, x in zip("xyz", inputs, strict=False)}
-    return seen | gradients | {"The gradient in the parameter w": w.grad}
+    none = [0] + [place for place, x in enumerate(inputs, 1) if not x.requires_grad]
+    return (
+        seen
+        | gradients
+        | {
+            "The gradient in the parameter w": w.grad,
+            "The places in which backward returns None": [none] * len(functions),
+            "A change of x in place after forward is noticed": True,
+        }
+    )
 
 
 Checkpoint.agree(by_name)
@@ -916,6 +1069,33 @@ class inputs_as_attributes(_Checkpoint):
 
 
 @Checkpoint.mistake(shape=True)
+class kept_on_the_class(_Checkpoint):
+    """You keep the function on the class, and all calls share that: the next call overwrites it before this one goes backward. Keep it on ctx, which each call has for itself."""
+
+    @staticmethod
+    def forward(ctx, function, *inputs):
+        kept_on_the_class.function, ctx.state = function, torch.get_rng_state()
+        ctx.save_for_backward(*inputs)
+        return function(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad):
+        ctx.function = kept_on_the_class.function
+        return _Checkpoint.backward(ctx, grad)
+
+
+@Checkpoint.mistake
+class zeros_for_none(_Checkpoint):
+    """You return a gradient for an input that wants none. Computing it is wasted work: its place gets None."""
+
+    @staticmethod
+    def backward(ctx, grad):
+        leaves, y = _Checkpoint.again(ctx)
+        torch.autograd.backward(y, grad)
+        return None, *[torch.zeros_like(x) if x.grad is None else x.grad for x in leaves]
+
+
+@Checkpoint.mistake(shape=True)
 class ran_in_forward_for_good(_Checkpoint):
     """The gradients are right, but you record in forward and go backward through that graph: everything is kept, nothing is saved. Record only in the second run, in backward."""
 
@@ -956,6 +1136,7 @@ def _(rng):
     yield case("three layers in one segment", 3, 1)
     yield case("three layers, each a segment", 3, 3)
     yield case("four layers in two segments", 4, 2)
+    yield case("four other layers in two segments", 4, 2)
     yield case("six layers in three segments", 6, 3)
     yield case("seven layers in three segments", 7, 3)
     yield case("five layers in four segments", 5, 4)
@@ -980,13 +1161,13 @@ def _(obj, weights, x, segments, drop, change):
     layers = _make_layers(weights, drop, log)
     before = list(layers)
     leaf = x.clone().requires_grad_()
-    torch.manual_seed(3)
+    _start(3)
     result, saved = packed(lambda: obj(layers, leaf, segments))
     if result is None:
         return None
     if not isinstance(result, torch.Tensor):
         return "You must return a tensor, the result of the last layer."
-    intact = layers == before
+    intact, drawn = layers == before, torch.rand(2)
     forward = list(log)
     log.clear()
     if change:
@@ -997,6 +1178,7 @@ def _(obj, weights, x, segments, drop, change):
     arrays = sum(size for address, size in extra.items() if address not in known) / x.nbytes
     seen = {
         "The value": result.detach(),
+        "The random numbers drawn after forward": drawn,
         "The layers that run in forward": forward,
         "The layers that run in backward": list(log),
         "The saved arrays besides x": arrays,
@@ -1009,16 +1191,18 @@ def _(obj, weights, x, segments, drop, change):
 @checkpoint_segments.oracle
 def _(weights, x, segments, drop, change):
     leaf = x.clone().requires_grad_()
-    torch.manual_seed(3)
+    _start(3)
     result = leaf
     for layer in _make_layers(weights, drop, []):
         result = layer(result)
+    drawn = torch.rand(2)
     (result**2).sum().backward()
     everything = list(range(len(weights)))
     ends = [len(weights) * k // segments for k in range(segments + 1)]
     stretches = [everything[ends[k] : ends[k + 1]] for k in range(segments)]
     seen = {
         "The value": result.detach(),
+        "The random numbers drawn after forward": drawn,
         "The layers that run in forward": everything,
         "The layers that run in backward": [number for part in reversed(stretches) for number in part],
         "The saved arrays besides x": float(segments - 1),

@@ -47,6 +47,7 @@ def _(rng):
     yield Case("a constant function", f="3 + 0 * x", x=x, h=0.25)
     yield Case("a small step", f="exp(x)", x=float(rng.uniform(0.3, 1)), h=1e-3)
     yield Case("a step of 1", f="x**3", x=float(rng.uniform(1.2, 2.5)), h=1.0)
+    yield Case("a step of 1/2", f="x**3", x=float(rng.uniform(1.2, 2.5)), h=0.5)
     yield Case(
         "three places, each with its step", f="exp(x)", x=rng.uniform(0.3, 1, 3), h=rng.uniform(0.1, 0.4, 3)
     )
@@ -66,7 +67,7 @@ def _(f, x, h):
 
 @central_difference.mistake
 def forward(f, x, h):
-    """This is the forward difference, from x to x + h. Its error falls only as h. Step to both sides of x: then the terms that are odd in h cancel."""
+    """This is the forward difference, from x to x + h. Its error falls only as h. Step to both sides of x: then the terms with even powers of h cancel, and the error falls as h²."""
     return (f(x + h) - f(x)) / h
 
 
@@ -86,6 +87,18 @@ def divided_by_h(f, x, h):
 def missing_brackets(f, x, h):
     """You divided by 2 and then multiplied by h: Python reads a / 2 * h as (a / 2) * h. Put 2 * h in brackets."""
     return (f(x + h) - f(x - h)) / 2 * h
+
+
+@central_difference.mistake
+def only_the_second_value_divided(f, x, h):
+    """You divided only f(x - h): Python divides before it subtracts. Put brackets round the whole difference of the two values, then divide."""
+    return f(x + h) - f(x - h) / (2 * h)
+
+
+@central_difference.mistake
+def half_the_step(f, x, h):
+    """You stepped h/2 to each side. That is a central difference too, but h is the step to each side here: from x - h to x + h, and divide by 2h."""
+    return (f(x + h / 2) - f(x - h / 2)) / h
 
 
 @central_difference.mistake
@@ -191,6 +204,30 @@ def eps_itself(x):
 
 
 @step_for.mistake
+def a_third_of_eps(x):
+    """Your step is eps divided by 3: Python reads eps ** 1/3 as (eps ** 1) / 3. The cube root is eps ** (1/3), or np.cbrt(eps)."""
+    return _arrived(x, np.finfo(x.dtype).eps / 3 * np.maximum(1, np.abs(x)))
+
+
+@step_for.mistake
+def a_third_of_eps_and_not_what_arrives(x):
+    """Your step is eps divided by 3: Python reads eps ** 1/3 as (eps ** 1) / 3. The cube root is eps ** (1/3), or np.cbrt(eps). And it must be the step that arrives (rule 3)."""
+    return np.finfo(x.dtype).eps / 3 * np.maximum(1, np.abs(x))
+
+
+@step_for.mistake
+def pythons_max(x):
+    """Python's max picks one of two things as a whole, so it cannot compare an array with 1. np.maximum(1, array) does it number by number."""
+    return _arrived(x, _root(x) * max(1, np.abs(x)))
+
+
+@step_for.mistake(shape=True)  # it raises, or is not what arrives
+def pythons_max_and_not_what_arrives(x):
+    """Python's max picks one of two things as a whole, so it cannot compare an array with 1. np.maximum(1, array) does it number by number. And return the step that arrives (rule 3)."""
+    return _root(x) * max(1, np.abs(x))
+
+
+@step_for.mistake
 def same_step_everywhere(x):
     """Your step does not grow with x. The gap between floating-point numbers does, so at a large x your step is only a few gaps long, or less than one (rule 2)."""
     return _arrived(x, _root(x) * np.ones_like(x))
@@ -225,6 +262,18 @@ def eps_of_float64(x):
     """You used the eps of float64 for every dtype. float32 and float16 have fewer digits, and such a short step drowns in their rounding: ask np.finfo(x.dtype)."""
     h = np.cbrt(np.finfo(np.float64).eps) * np.maximum(1, np.abs(x.astype(np.float64)))
     return _arrived(x, h.astype(x.dtype))
+
+
+@step_for.mistake
+def everything_in_float64(x):
+    """You asked np.finfo(float), the eps of float64, so for float32 the step is far too short, and a float64 too. Do not convert it: ask for the eps of x's own dtype (rule 1)."""
+    return (x + np.cbrt(np.finfo(float).eps) * np.maximum(1, np.abs(x))) - x
+
+
+@step_for.mistake
+def everything_in_float64_and_not_what_arrives(x):
+    """You asked np.finfo(float), the eps of float64, so for float32 the step is far too short, and a float64 too. Ask for the eps of x's own dtype (rule 1), and return the step that arrives (rule 3)."""
+    return np.cbrt(np.finfo(float).eps) * np.maximum(1, np.abs(x))
 
 
 # ---------------------------------------------------------------------------------------- slopes_through
@@ -307,6 +356,19 @@ def cross_term_swapped(x, y):
 
 
 @slopes_through.mistake
+def cross_term_kept_whole(x, y):
+    """You kept the term 4uv as it is. The letter that moves drops out: with v held still, 4uv is the number 4v times u, so its slope in u is 4v; in v it is 4u."""
+    return _chain(x, y, lambda u, v: (3 * u**2 + 4 * u * v, 2 * v + 4 * u * v))
+
+
+@slopes_through.mistake
+def x_and_y_for_u_and_v(x, y):
+    """You wrote x and y where u and v belong. f is made of u and v, so its slopes in u and v are formulas in u = x * y and v = x - y."""
+    grad_u, grad_v = 3 * x**2 + 4 * y, 2 * y + 4 * x
+    return grad_u, grad_v, grad_u * y + grad_v, grad_u * x - grad_v
+
+
+@slopes_through.mistake
 def other_letters_terms_kept(x, y):
     """You kept a term without the letter that moves: v² in grad_u, u³ in grad_v. What does not move has slope 0."""
     return _chain(x, y, lambda u, v: (3 * u**2 + v**2 + 4 * v, u**3 + 2 * v + 4 * u))
@@ -321,7 +383,7 @@ def minus_lost(x, y):
 
 @slopes_through.mistake
 def product_slopes_swapped(x, y):
-    """You took x as the slope of u = x * y in x. The slope of a product in one factor is the *other* factor: if y is 10, moving x by 1 moves u by 10."""
+    """You took x as the slope of u = x * y in x. The slope of a product in one factor is the other factor: if y is 10, moving x by 1 moves u by 10."""
     grad_u, grad_v = _outer(x, y)
     return grad_u, grad_v, grad_u * x + grad_v, grad_u * y - grad_v
 
@@ -430,7 +492,7 @@ def _columns(f, x, column, steps=None):
 
 @jacobian.mistake
 def transposed(f, x):
-    """Your matrix is transposed. A nudge of one input gives one *column*: the rows belong to the outputs. np.stack without axis=1 puts what you collected into rows."""
+    """Your matrix is transposed. A nudge of one input gives one column: the rows belong to the outputs. np.stack without axis=1 puts what you collected into rows."""
     return np.stack(_columns(f, x, lambda up, down, h: (f(up) - f(down)) / (2 * h)))
 
 
@@ -476,6 +538,55 @@ def all_inputs_at_once(f, x):
 def two_names_for_one_array(f, x):
     """All your slopes are 0. `up = x` and `down = x` make no copies: both are names for one array, so you compared f with itself. Make new arrays, as x + nudge does."""
     return np.stack(_columns(f, x, lambda up, down, h: f(x) - f(x)), axis=1)
+
+
+@jacobian.mistake
+def two_names_for_the_input(f, x):
+    """All your slopes are 0. `plus = x` makes no copy: plus, minus and x are names for one array, so what you added was taken off again. Make new arrays, as x + nudge does."""
+    columns = []
+    for j, h in enumerate(_steps(x)):
+        plus = x
+        plus[j] += h
+        minus = x
+        minus[j] -= h
+        columns.append((f(plus) - f(minus)) / (2 * h))
+    return np.stack(columns, axis=1)
+
+
+@jacobian.mistake
+def second_name_for_the_input(f, x):
+    """Your slopes are half of what they should be. `plus = x` and `minus = x` make no copies: taking h off minus only undoes what plus got, so you compared x + h with x. Make new arrays, as x + nudge does."""
+    columns = []
+    for j, h in enumerate(_steps(x)):
+        plus = x
+        plus[j] += h
+        up = f(plus)
+        minus = x
+        minus[j] -= h
+        columns.append((up - f(minus)) / (2 * h))
+    return np.stack(columns, axis=1)
+
+
+@jacobian.mistake
+def all_the_steps_for_one_column(f, x):
+    """You divided a column by 2 * h with all the steps in h, so each output was divided by the step of another input. The whole column of input j is divided by 2 * h[j]."""
+    h = _steps(x)
+    return np.stack(_columns(f, x, lambda up, down, _: (f(up) - f(down)) / (2 * h)), axis=1)
+
+
+@jacobian.mistake
+def divided_by_the_nudge(f, x):
+    """You divided by the whole nudge, an array that is 0 everywhere but at place j, so there is a division by 0. Divide the column by the one number 2 * h[j]."""
+    with np.errstate(all="ignore"):
+        columns = _columns(f, x, lambda up, down, _: (f(up) - f(down)) / (up - down))
+    return np.stack(columns, axis=1)
+
+
+@jacobian.mistake(shape=True)
+def one_nudge_for_everything(f, x):
+    """You nudged all inputs at once, by x + h with the whole array h, so there is only one number for each output. Move one input at a time: each gives one column."""
+    h = _steps(x)
+    return (f(x + h) - f(x - h)) / (2 * h)
 
 
 @jacobian.mistake
@@ -587,16 +698,19 @@ def _(rng):
     hill = "hill(w) = 100 + 1e-5 * sum(w**2)"
     yield case("wrong, small slopes under a large value", hill, "1e-5 * w,", some(3))
     flat = "hill(w) = 1000 + 1e-9 * sum(w)"
-    far, mixed = some(3) * 1e6, some(2) * [1e6, 1.0]
+    # Without room for rounding, any tolerance from 1e-8 to 1e-3 gives the same verdict in every case.
+    far, mixed = some(3) * 1e10, some(2) * [1e10, 1.0]
     yield case("long steps: little rounding, right", flat, "1e-9 + 0 * w,", far)
     yield case(
         "long steps: little rounding, wrong by 1/100", flat, "1e-9 + 0 * w,", far, added=(0, (j,), 1e-2)
     )
     yield case("a long and a short step, right", flat, "1e-9 + 0 * w,", mixed)
     yield case("wrong where the step is long", flat, "1e-9 + 0 * w,", mixed, added=(0, (0,), 0.2))
+    yield case("wrong by 300 times the rounding", flat, "1e-9 + 0 * w,", some(3), added=(0, (0,), 1.3e4))
     uneven = "uneven(a, b) = 1e7 * sum(sin(a)) + sum(b**2)"
-    yield case("right, arguments of different size", uneven, "1e7 * cos(a), 2 * b", 0.4 * some(2), some(3))
-    yield case("wrong in the smaller argument", uneven, "1e7 * cos(a), b", 0.4 * some(2), some(3))
+    a = 0.4 * some(1) * [1.0, -1.0]  # the large slopes of a, and a small value of f
+    yield case("right, arguments of different size", uneven, "1e7 * cos(a), 2 * b", a, some(3))
+    yield case("wrong in the smaller argument", uneven, "1e7 * cos(a), b", a, some(3))
     yield case("no dependence at all, right", "constant(w) = 3 + 0 * sum(w)", "0 * w,", some(2))
     yield case("zero everywhere, right", "nothing(w) = 0 * sum(w)", "0 * w,", some(2))
     yield case("a large argument, right", square, "2 * w,", some(3) * 1e4)
@@ -640,8 +754,18 @@ def _(obj, f, grad, inputs, added):
         except ValueError:
             return f"After got and expected your message must have numbers; it reads “{str(error)[:120]}”."
         place = tuple(int(i) for i in index.split(",") if i.strip())
-        return dict(zip(PARTS, ("refused", name, int(argument), place, *numbers), strict=True))
+        seen = dict(zip(PARTS, ("refused", name, int(argument), place, *numbers), strict=True))
+        return seen | {"rounding": _rounding_at(function, inputs, int(argument), place)}
     return {"verdict": "accepted"}
+
+
+def _rounding_at(function, inputs, argument, place) -> float:
+    """eps |f| / h at a place, or 0 where there is no such place."""
+    if argument >= len(inputs) or len(place) != inputs[argument].ndim:
+        return 0.0
+    if any(i >= n for i, n in zip(place, inputs[argument].shape, strict=True)):
+        return 0.0
+    return float(np.finfo(np.float64).eps * abs(function(*inputs)) / _steps(inputs[argument])[place])
 
 
 PARTS = ("verdict", "function", "argument", "index", "got", "expected")
@@ -658,8 +782,20 @@ def _(f, grad, inputs, added):
         for index in np.ndindex(*expected.shape):
             if not abs(got[index] - expected[index]) <= 1e-4 * np.abs(expected).max():
                 parts = ("refused", name, argument, index, float(got[index]), float(expected[index]))
-                return dict(zip(PARTS, parts, strict=True))
+                largest = float(np.abs(expected).max())
+                units = {"largest": largest, "value": abs(result.item())}
+                return dict(zip(PARTS, parts, strict=True)) | units
     return {"verdict": "accepted"}
+
+
+def _why_accepted(expected) -> str:
+    """What a wrong slope that was accepted points to."""
+    if expected["got"] != expected["got"]:
+        return " No comparison with nan is true."
+    largest, value = expected.get("largest", 1.0), expected.get("value", 1.0)
+    if largest < 1e-6 and value < 1e3 * largest:
+        return f" The largest slope is only {largest:.2g} here: is a part of your tolerance a fixed number?"
+    return ""
 
 
 @gradcheck.agree
@@ -672,9 +808,24 @@ def _(got, expected):
         where = f"argument {theirs['argument']}, index ({place})"
         if got["verdict"] == "refused":
             numbers = f"got {got['got']:.6g}, nudged {got['expected']:.6g}"
-            return f"You refuse a right gradient, at {where}: {numbers}."
+            why = ""
+            if abs(got["got"] - got["expected"]) <= 2 * got.get("rounding", 0.0):
+                why = f" The rounding eps |f| / h is {got['rounding']:.2g} here: it needs room."
+            return f"You refuse a right gradient, at {where}: {numbers}.{why}"
         numbers = f"{expected['got']:.6g} stands for {expected['expected']:.6g}"
-        return f"You accept a wrong gradient: at {where}, {numbers}."
+        why = _why_accepted(expected)
+        return f"You accept a wrong gradient: at {where}, {numbers}.{why}"
+    if all(got.get(part) == expected.get(part) for part in ("function", "argument")):
+        ours, theirs = expected.get("index", ()), got.get("index", ())
+        if len(ours) == len(theirs) and theirs > ours:
+            numbers = f"{expected['got']:.6g} stands for {expected['expected']:.6g}"
+            why = _why_accepted(expected)
+            return f"You pass over the first wrong slope: at index {ours}, {numbers}. Your message names {theirs}.{why}"
+        if len(ours) == len(theirs) and theirs < ours:
+            numbers = f"got {got['got']:.6g}, nudged {got['expected']:.6g}"
+            return (
+                f"You refuse a right slope, at index {theirs}: {numbers}. The first wrong one is at {ours}."
+            )
     for part in PARTS[1:4]:
         if got.get(part) != expected.get(part):
             return f"In your message the {part} is {got[part]}, expected {expected[part]}."
@@ -693,7 +844,7 @@ def _refuse(f, argument, index, got, expected):
 
 
 def _referee(f, grad, inputs, wrong, refuse=_refuse):
-    """The exercise with another comparison, `wrong(got, expected, largest, rounding, value)`."""
+    """The exercise with another comparison, `wrong(got, expected, largest, rounding, value, claim)`."""
     value = f(*inputs)
     for argument, (x, got) in enumerate(zip(inputs, grad(*inputs), strict=True)):
         steps, expected = _steps(x), np.empty(x.shape)
@@ -705,11 +856,11 @@ def _referee(f, grad, inputs, wrong, refuse=_refuse):
         largest = np.abs(expected).max()
         for index in np.ndindex(*x.shape):
             rounding = 10 * np.finfo(np.float64).eps * abs(value) / np.asarray(steps)[index]
-            if wrong(got[index], expected[index], largest, rounding, abs(value)):
+            if wrong(got[index], expected[index], largest, rounding, abs(value), np.abs(got).max()):
                 refuse(f, argument, index, got[index], expected[index])
 
 
-def _is_wrong(got, expected, largest, rounding, value):
+def _is_wrong(got, expected, largest, rounding, *_):
     return not abs(got - expected) <= 1e-6 * largest + rounding
 
 
@@ -741,6 +892,26 @@ def nan_is_accepted(f, grad, *inputs):
 def no_room_for_rounding(f, grad, *inputs):
     """You leave no room for rounding beside the largest slope, or far too little. Where f is large and its slopes are tiny, the nudged slopes are mostly rounding, eps |f| / h, and you refuse a right formula."""
     _referee(f, grad, inputs, lambda got, expected, *rest: not abs(got - expected) <= 1e-6 * rest[0])
+
+
+@gradcheck.mistake
+def nan_is_accepted_and_no_room_for_rounding(f, grad, *inputs):
+    """Two things: you accept nan, because no comparison with nan is true, so ask whether the error is within what is allowed. And you leave no room, or far too little, for rounding, eps |f| / h, beside the largest slope."""
+    _referee(f, grad, inputs, lambda got, expected, *rest: abs(got - expected) > 1e-6 * rest[0])
+
+
+@gradcheck.mistake
+def largest_slope_of_the_formula(f, grad, *inputs):
+    """You took the largest slope of the formula under test. A wrong formula then sets its own tolerance: one nan makes it nan, and right slopes are refused; infinity allows everything. Take the nudged slopes."""
+    _referee(
+        f, grad, inputs, lambda got, expected, *rest: not abs(got - expected) <= 1e-6 * rest[3] + rest[1]
+    )
+
+
+@gradcheck.mistake
+def largest_slope_of_the_formula_without_rounding(f, grad, *inputs):
+    """You took the largest slope of the formula under test, so a wrong formula sets its own tolerance, and one nan makes it nan. Take the nudged slopes. And leave room for their rounding, eps |f| / h."""
+    _referee(f, grad, inputs, lambda got, expected, *rest: not abs(got - expected) <= 1e-6 * rest[3])
 
 
 @gradcheck.mistake

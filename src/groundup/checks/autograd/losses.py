@@ -5,15 +5,14 @@ the mistakes use the small one below. An observation that is a text is a sentenc
 compare.
 """
 
-import inspect
 import math
-import types
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 
 from groundup.check import Case, Exercise, compare
+from groundup.checks.autograd._engine import engine_of
 from groundup.checks.autograd.graph import parents_first
 
 
@@ -46,6 +45,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("two square matrices", (3, 3), (3, 3))
     yield case("large numbers", (2, 3), (3, 2), scale=1e5)
     yield case("float32", (2, 3), (3, 2), np.float32)
+    yield case("float16", (2, 2), (2, 3), np.float16)
     yield Case("transposed views", a=rng.normal(size=(3, 2)).T, b=rng.normal(size=(4, 3)).T)
 
 
@@ -65,6 +65,12 @@ def _blocks(a, b, block, pattern=np.eye):
 def rows_and_columns_exchanged(a, b):
     """You gave the table a row for each number of a. A Jacobian has a row for each *output*, here each number of a @ b, and a column for each input."""
     return _blocks(a, b, b)
+
+
+@matmul_jacobian.mistake
+def reshaped_instead_of_transposed(a, b):
+    """You made the block with reshape, which keeps the numbers in their old order. Rows of b must become columns: that is a transpose."""
+    return _blocks(a, b, b.reshape(b.T.shape))
 
 
 @matmul_jacobian.mistake
@@ -107,6 +113,12 @@ def table_in_float64(a, b):
 softmax_jacobian = Exercise("autograd.losses.softmax_jacobian")
 
 
+@softmax_jacobian.agree
+def _(got, expected):
+    # In float64 finer than nudging; the large logits below are small enough that each way of writing p fits in.
+    return compare(got, expected, tolerance=3e-12 if getattr(expected, "dtype", None) == np.float64 else None)
+
+
 @softmax_jacobian.cases
 def _(rng: np.random.Generator) -> Iterator[Case]:
     def case(label, shape, dtype=np.float64, scale=1.0, plus=0.0):
@@ -120,9 +132,10 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("a batch of one", (1, 3))
     yield case("a column: each row has a single class", (3, 1))
     yield case("two axes before the classes", (2, 4, 3))
+    yield case("three axes before the classes", (2, 1, 3, 2))
     yield case("a cube", (3, 3, 3))
-    yield case("large logits", (2, 4), plus=1e6)
-    yield case("large negative logits", (2, 4), plus=-1e6)
+    yield case("large logits", (2, 4), plus=2000.0)
+    yield case("large negative logits", (2, 4), plus=-2000.0)
     yield Case("rows that lie far apart", x=rng.normal(size=(3, 4)) + np.array([[-900.0], [0.0], [900.0]]))
     yield case("float32", (2, 3), np.float32)
     yield Case("a transposed view", x=rng.normal(size=(4, 3)).T)
@@ -188,6 +201,20 @@ def one_row_only(x):
 
 
 @softmax_jacobian.mistake
+def diag_and_outer(x):
+    """np.diag and np.outer make the table of a *single* row. With axes before the classes use broadcasting: p as a column, p as a row, for all rows at once."""
+    p = _p(x)
+    return np.diag(p) - np.outer(p, p)
+
+
+@softmax_jacobian.mistake
+def no_axis_inserted(x):
+    """You multiplied p as it stands, so it is a row both times. In p_i (δ_ij - p_j) the first factor must be a column, and each row of logits needs a table of its own: insert axes with None."""
+    p = _p(x)
+    return p * (_eye(x) - p)
+
+
+@softmax_jacobian.mistake
 def along_the_first_axis(x):
     """Your probabilities add up to 1 along the first axis. The classes stand along the last one."""
     p = _p(x, axis=0)
@@ -225,16 +252,6 @@ class Tensor:
         return self.data.shape
 
 
-def engine_of(obj) -> type:
-    """The Tensor that the function itself calls by that name, also as `module.Tensor`; without one, the small Tensor."""
-    names = getattr(inspect.unwrap(obj), "__globals__", {})
-    modules = [value for value in names.values() if isinstance(value, types.ModuleType)]
-    for found in (names.get("Tensor"), *(vars(module).get("Tensor") for module in modules)):
-        if isinstance(found, type) and not issubclass(found, torch.Tensor) and hasattr(found, "shape"):
-            return found
-    return Tensor
-
-
 def _not_a_node(name: str, node, logits, one: bool) -> str | None:
     """A sentence if `node` is no Tensor that leads back to `logits`."""
     if not hasattr(node, "_backward") or not hasattr(node, "data"):
@@ -268,7 +285,7 @@ def _second(grad) -> np.ndarray:
 
 def _look(obj: Callable, name: str, logits, grad, earlier: dict, rest: tuple, one: bool = False):
     """Forward; then, after another forward pass, backward with `grad`, and perhaps again with another one."""
-    engine = engine_of(obj)
+    engine = engine_of(obj, Tensor)
     x = engine(logits)
     x.grad = np.array(earlier.get("logits_grad_before", np.zeros_like(logits)))
     node = obj(x, *rest)
@@ -283,6 +300,8 @@ def _look(obj: Callable, name: str, logits, grad, earlier: dict, rest: tuple, on
     arriving = np.array(grad, dtype=np.float64)
     _go_back(node, arriving)
     seen["logits.grad"] = np.array(x.grad)
+    if not np.array_equal(node.data, seen["the result"], equal_nan=True):
+        return "Your backward changes the data of the result, which others still need. It may only add to logits.grad."
     if not np.array_equal(arriving, grad):
         return "Your backward changes `grad`, which belongs to the result. It may only add to logits.grad."
     if earlier.get("backward_passes") == 2:
@@ -316,8 +335,14 @@ def _agree(got, expected):
         return str(got) if isinstance(got, str) and got != expected else compare(got, expected)
     for name, array in expected.items():
         if difference := compare(got.get(name), array):
-            return f"For {name}, {difference.replace('you returned', 'yours is')}"
+            told = difference.replace("you returned", "yours is").replace(
+                "your result has shape", "your shape is"
+            )
+            return f"For {name}, {told}"
     return None
+
+
+VERY_FAR = np.array([[3e12, 0.0, 1.0], [-1.0, 1e5, -2e12]])
 
 
 def _numbers(rng: np.random.Generator, shape, scale=1.0) -> np.ndarray:
@@ -344,12 +369,15 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("a batch of as many rows as classes", _numbers(rng, (3, 3)))
     yield case("more rows than classes", _numbers(rng, (5, 2)))
     yield case("two axes before the classes", _numbers(rng, (2, 4, 3)))
+    yield case("three axes before the classes", _numbers(rng, (2, 1, 3, 2)))
     yield case("a cube", _numbers(rng, (3, 3, 3)))
     yield case(
         "logits that have a gradient already", _numbers(rng, (2, 3)), logits_grad_before=seeds((2, 3), 2.0)
     )
     yield case("two backward passes", _numbers(rng, (2, 3)), backward_passes=2)
     yield case("logits 800 apart", np.array([[800.0, 0.0, 1.0], [-1.0, 0.5, 800.0]]))
+    yield case("logits that lie very far apart", VERY_FAR)
+    yield case("the largest logit of each row is 0", np.array([[0.0, -1.5, -0.25], [-2.0, 0.0, -0.5]]))
     yield case("large logits", _numbers(rng, (2, 4)) + 1e6)
     yield case("large negative logits", _numbers(rng, (2, 4)) - 1e6)
     far = np.array([[-2000.0], [0.0], [2000.0]])
@@ -435,6 +463,14 @@ def maximum_not_subtracted(logits):
 
 
 @log_softmax.mistake
+def maximum_subtracted_only_once(logits):
+    """You subtract the maximum from the logits, but not inside the sum of exponentials (or the other way round). Both must be shifted alike: use the shifted logits in both places."""
+    x = logits.data
+    shifted = x - x.max(axis=-1, keepdims=True)
+    return _node(logits, shifted - np.log(np.exp(x).sum(axis=-1, keepdims=True)), _right_slope)
+
+
+@log_softmax.mistake
 def one_maximum_for_all_rows(logits):
     """You subtract the maximum of the whole array. A row that lies far below it underflows in every class. Each row needs its own maximum."""
     shifted = logits.data - logits.data.max()
@@ -471,6 +507,19 @@ def only_its_own_slope(logits):
 def sum_over_the_whole_batch(logits):
     """Your backward multiplies p by the sum of all of `grad`. Rows know nothing of each other: sum each row of `grad` on its own, and keep the axis."""
     return _node(logits, _log_p(logits.data), lambda grad, p: grad - p * grad.sum())
+
+
+@log_softmax.mistake
+def rule_of_softmax(logits):
+    """Your backward is that of softmax itself: it has the factor p in front. The slopes of ln p are δ - p, without it."""
+    slope = lambda grad, p: p * (grad - _row_sum(p * grad))  # noqa: E731
+    return _node(logits, _log_p(logits.data), slope)
+
+
+@log_softmax.mistake
+def nothing_arrives(logits):
+    """Your backward adds nothing to logits.grad. Did you give it to Tensor(...) as the last argument, and does it add with += rather than return?"""
+    return _node(logits, _log_p(logits.data), lambda grad, p: 0.0)
 
 
 @log_softmax.mistake
@@ -518,6 +567,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("one example", [2], 4, label_smoothing=0.2)
     yield case("two examples without smoothing", [1, 0], 3, label_smoothing=0.0)
     yield case("label_smoothing left to its default", [0, 2, 1, 2], 3)
+    yield case("the same sizes, other targets", [0, 2], 3, label_smoothing=0.3)
     yield case("a class that is right twice", [2, 0, 2], 4, label_smoothing=0.2)
     yield case("all examples of one class", [1, 1, 1], 2, label_smoothing=0.5)
     yield case("as many examples as classes", [2, 0, 1], 3, label_smoothing=0.1)
@@ -646,6 +696,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
         [0, 1],
         label_smoothing=0.1,
     )
+    yield case("logits that lie very far apart", VERY_FAR, [1, 2])
     yield case("large logits", _numbers(rng, (3, 4)) + 1e6)
     far = np.array([[-2000.0], [0.0], [2000.0]])
     yield case("rows that lie far apart", _numbers(rng, (3, 4)) + far, label_smoothing=0.1)
@@ -743,6 +794,12 @@ def assigns_instead_of_adding(logits, targets, label_smoothing=0.0):
         -(q * log_p).sum() / len(targets),
         lambda grad: grad * (np.exp(log_p) - q) / len(targets),
     )
+
+
+@cross_entropy.mistake
+def nothing_arrives_at_the_logits(logits, targets, label_smoothing=0.0):
+    """Your backward adds nothing to logits.grad. Did you give it to Tensor(...) as the last argument, and does it add with += rather than return?"""
+    return _loss(logits, targets, label_smoothing, slope=lambda grad, p, q: 0.0)
 
 
 @cross_entropy.mistake

@@ -137,8 +137,9 @@ MLP = Exercise("autograd.training.MLP", kind="class")
 
 @MLP.cases
 def _(rng: np.random.Generator) -> Iterator[Case]:
-    def case(label, sizes, n):
-        return Case(label, sizes=sizes, seed=int(rng.integers(1, 1000)), x=away_from_zero(rng, (n, sizes[0])))
+    def case(label, sizes, n, scale=1.0):
+        x = scale * away_from_zero(rng, (n, sizes[0]))
+        return Case(label, sizes=sizes, seed=int(rng.integers(1, 1000)), x=x)
 
     yield case("one hidden layer", [1, 2, 1], 1)
     yield case("ragged sizes", [3, 5, 2], 4)
@@ -146,6 +147,8 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("two hidden layers", [4, 6, 5, 3], 7)
     yield case("layers of one size", [3, 3, 3, 3, 3], 6)
     yield case("one example", [2, 4, 3], 1)
+    yield case("large inputs", [3, 4, 2], 5, scale=1000.0)
+    yield case("24 layers", [2] + [3] * 23 + [2], 2)  # too deep for work that doubles with each layer
 
 
 def _moves(shapes) -> list[np.ndarray]:
@@ -174,7 +177,8 @@ def _problem(kind, made) -> str | None:
 
 @MLP.observe
 def _(obj, sizes, seed, x):
-    model = obj(sizes, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    model = obj(sizes, rng)
     parameters = list(model.parameters())
     if len(parameters) != 2 * (len(sizes) - 1):
         return f"With sizes {sizes} there must be {2 * (len(sizes) - 1)} parameters, but parameters() gives {len(parameters)}."
@@ -184,12 +188,20 @@ def _(obj, sizes, seed, x):
     seen = {
         f"At the start, {name}": p.data.copy() for name, p in zip(_named(sizes, ""), parameters, strict=True)
     }
+    following = obj(sizes, rng).parameters()
+    seen["The first weights of a second network from the same rng"] = following[0].data.copy()
     before = model(x)
     if problem := _problem("The result of model(x)", before):
         return problem
     seen["The logits at the start"] = before.data.copy()
-    for parameter, move in zip(parameters, _moves([p.data.shape for p in parameters]), strict=True):
-        parameter.data += move
+    other_way = model(-x)
+    seen["The logits of −x at the start"] = None if other_way is None else other_way.data.copy()
+    moves = _moves([p.data.shape for p in parameters])
+    for k in range(len(moves) // 2, 0, -1):  # the last layer first, so that nothing old may be kept
+        parameters[2 * k - 2].data += moves[2 * k - 2]
+        parameters[2 * k - 1].data += moves[2 * k - 1]
+        if k > 1:
+            seen[f"The logits after layer {k} moved"] = model(x).data.copy()
     hidden, logits = model.hidden(x), model(x)
     if not isinstance(hidden, list | tuple):
         return f"hidden(x) must return a list of Tensors, but it returns a {type(hidden).__name__}."
@@ -215,9 +227,10 @@ def _(sizes, seed, x):
     rng, start = np.random.default_rng(seed), []
     for n_in, n_out in itertools.pairwise(sizes):
         start += [rng.standard_normal((n_in, n_out)) * np.sqrt(2.0 / n_in), np.zeros(n_out)]
+    following = rng.standard_normal((sizes[0], sizes[1])) * np.sqrt(2.0 / sizes[0])
     moved = [p + move for p, move in zip(start, _moves([p.shape for p in start]), strict=True)]
 
-    def layers(parameters):
+    def layers(parameters, x=x):
         leaves = [torch.tensor(p, requires_grad=True) for p in parameters]
         h, outputs = torch.tensor(x), []
         for weights, bias in zip(leaves[::2], leaves[1::2], strict=True):
@@ -232,6 +245,11 @@ def _(sizes, seed, x):
     for k, h in enumerate(hidden, start=1):
         seen[f"After the parameters moved, hidden layer {k}"] = h.detach().numpy()
     seen["After the parameters moved, the logits"] = logits.detach().numpy()
+    seen["The logits of −x at the start"] = layers(start, -x)[2].detach().numpy()
+    for k in range(len(sizes) - 1, 1, -1):
+        halfway = layers(start[: 2 * k - 2] + moved[2 * k - 2 :])[2]
+        seen[f"The logits after layer {k} moved"] = halfway.detach().numpy()
+    seen["The first weights of a second network from the same rng"] = following
     grads = torch.autograd.grad(logits, leaves, torch.tensor(_seed(logits.shape)))
     return seen | {n: g.numpy() for n, g in zip(_named(sizes, "The gradient of "), grads, strict=True)}
 
@@ -309,6 +327,21 @@ def _with_layers(model) -> _Network:
     right = _Network([1], np.random.default_rng(0))
     right.layers = model.layers
     return right
+
+
+@MLP.mistake(shape=True)
+class hidden_goes_over_all_layers(_Network):
+    """Your hidden(x) goes over all layers, the last too, with its relu. Logits may be negative, so no relu follows the last layer, and it is no hidden layer: leave it out of the loop."""
+
+    def hidden(self, x):
+        outputs, h = [], Node(x)
+        for weights, bias in self.layers:
+            h = (h @ weights + bias).relu()
+            outputs.append(h)
+        return outputs
+
+    def __call__(self, x):
+        return self.hidden(x)[-1]
 
 
 @MLP.mistake(shape=True)
@@ -413,13 +446,16 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     off = after_relu(7, 4, 1)
     off[[1, 4]] = 0
     yield Case("examples that switch nothing on", hidden=off)
-    yield Case("units that are rarely on", hidden=after_relu(40, 12, 5, on=0.02))
+    yield Case("units that are rarely on", hidden=after_relu(300, 12, 5, on=0.004))
     yield Case("one example", hidden=after_relu(1, 7, 3))
     yield Case("one unit", hidden=after_relu(5, 1, 0, on=0.2))
     faint = after_relu(6, 5, 2)
     faint[2, (faint > 0).any(axis=0).argmax()] = 1.0
-    faint[:, (faint > 0).any(axis=0).argmax()] *= 1e-13
+    faint[:, (faint > 0).any(axis=0).argmax()] *= 1e-100
     yield Case("a unit that is on, but faintly", hidden=faint)
+    level = after_relu(6, 4, 1)
+    level[:, (level > 0).any(axis=0)] = rng.uniform(0.5, 2, 3)
+    yield Case("units that give every example the same", hidden=level)
     yield Case("float32", hidden=after_relu(9, 6, 1, dtype=np.float32))
 
 
@@ -471,9 +507,10 @@ def faint_is_dead(hidden):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-minibatches = Exercise("autograd.training.minibatches")
+minibatches = Exercise("autograd.training.minibatches", seconds=10.0)
 
 EPOCHS = 4500  # enough to see the bias of a shuffle that swaps each place with any place
+FEWER = 200  # for many rows, of which only a few are followed
 
 
 @minibatches.cases
@@ -490,6 +527,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("many examples", 100, 32)
     yield case("many examples, batches that come out even", 96, 32)
     yield case("one is left over", 61, 12)
+    yield case("more rows than a byte can number", 300, 64)
 
 
 def _orders(n, batch_size) -> list[tuple]:
@@ -506,34 +544,52 @@ def _is_counted(n, batch_size) -> bool:
     return 1 < n <= 5 and batch_size < n
 
 
+def _where(batches, rows) -> list[int]:
+    """In which batch each of some rows is."""
+    home = {int(row): k for k, batch in enumerate(batches) for row in batch}
+    return [home.get(row, -1) for row in rows]
+
+
 @minibatches.observe
 def _(obj, seed, n, batch_size):
     def epoch(rng):
         batches = obj(rng, n, batch_size)
-        return None if batches is None else [np.asarray(rows) for rows in batches]
+        return None if batches is None else list(batches)
+
+    def flat(batches):
+        return [int(k) for rows in batches for k in rows]
 
     rng = np.random.default_rng(seed)
     batches = epoch(rng)
     if batches is None:
         return None
     for rows in batches:
-        if rows.ndim != 1 or rows.dtype.kind not in "iu":
-            return f"Each batch must be an array of row numbers with one axis; one of yours has shape {rows.shape} and dtype {rows.dtype}."
-    flat = [int(k) for rows in batches for k in rows]
+        kind = np.asarray(rows)
+        if kind.ndim != 1 or kind.dtype.kind not in "iu":
+            return f"Each batch must be an array of row numbers with one axis; one of yours has shape {kind.shape} and dtype {kind.dtype}."
+        if isinstance(rows, tuple):
+            return "Each batch must be an array: x[rows] with a tuple asks for one entry of x, not for rows."
     seen = {
         "The sizes of the batches": [len(rows) for rows in batches],
-        "All row numbers of the epoch, sorted": sorted(flat),
+        "All row numbers of the epoch, sorted": sorted(flat(batches)),
     }
-    again = epoch(np.random.default_rng(seed))
-    seen["same"] = flat == [int(k) for rows in again for k in rows]
-    following = [int(k) for rows in epoch(rng) for k in rows]
+    first = flat(batches)
+    seen["same"] = first == flat(epoch(np.random.default_rng(seed)))
+    following = flat(epoch(rng))
     if n >= 50:
-        seen["other"] = flat != following and flat != sorted(flat)
-    if _is_counted(n, batch_size) and sorted(flat) == list(range(n)):
+        seen["other"] = first != following and first != sorted(first)
+        if sorted(first) == list(range(n)):
+            followed = np.array([_where(epoch(rng), (0, 1, n // 2, n - 1)) for _ in range(FEWER)])
+            seen["places"] = np.array(
+                [[(column == k).sum() for k in range(len(batches))] for column in followed.T]
+            )
+            shared = [int((followed[:, 0] == followed[:, k]).sum()) for k in (1, 3)]
+            seen["shared"] = np.array([[k, FEWER - k] for k in shared])
+    if _is_counted(n, batch_size) and sorted(first) == list(range(n)):
         numbers = {way: k for k, way in enumerate(_orders(n, batch_size))}
         counts = np.zeros(len(numbers), dtype=np.int64)
         for _ in range(EPOCHS):
-            way = _cut([int(k) for rows in epoch(rng) for k in rows], batch_size)
+            way = _cut(flat(epoch(rng)), batch_size)
             if way not in numbers:
                 return "Some epochs hold every row once, but not all of them do."
             counts[numbers[way]] += 1
@@ -550,11 +606,21 @@ def _(seed, n, batch_size):
         "same": True,
     }
     if n >= 50:
-        seen["other"] = True
+        sizes = np.array(seen["The sizes of the batches"])
+        together = (sizes * (sizes - 1)).sum() / (n * (n - 1))
+        seen |= {"other": True, "places": np.tile(sizes / n, (4, 1))}
+        seen["shared"] = np.tile([together, 1 - together], (2, 1))
     if _is_counted(n, batch_size):
         ways = len(_orders(n, batch_size))
         seen["counts"] = np.full(ways, 1 / ways)
     return seen
+
+
+UNLIKELY = {
+    "counts": "Not every order is equally likely: in many epochs, some ways to cut the rows into batches come too often, and others too rarely.",
+    "places": "Not every order is equally likely: in many epochs, some rows are in the same batch too often.",
+    "shared": "Not every order is equally likely: in many epochs, two rows share a batch too often, or too rarely.",
+}
 
 
 @minibatches.agree
@@ -566,11 +632,11 @@ def _(got, expected):
         "other": "The order of the rows is not new and random in every epoch.",
     }
     for name, value in expected.items():
-        if name == "counts":
+        if name in UNLIKELY:
             if got.get(name) is None:
                 return "Not every epoch holds every row once."
             if agree_in_distribution(got[name], value):
-                return "Not every order is equally likely: in many epochs, some ways to cut the rows into batches come too often, and others too rarely."
+                return UNLIKELY[name]
         elif name in told:
             if got.get(name) != value:
                 return told[name]
@@ -664,7 +730,9 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("another limit", [a, 0.6 * a, 1.1 * a, 0.9 * a, 1.3 * a, a], blow_up=2.0)
     yield case("a limit near 1", [a, 0.9 * a, 0.95 * a, 0.8 * a, 0.95 * a, a], blow_up=1.1)
     yield case("a generous limit", [a, 0.2 * a, 1.5 * a, 0.2 * a, 3 * a], blow_up=20.0)
-    yield case("downwards", [a, 0.9 * a, 0.8 * a, 0.7 * a], low=1.0, high=0.001)
+    slow = [0.1, 0.15, 0.2, 0.25, 0.3, 0.33, 0.36, 0.37, 0.38, 0.385, 0.39, 0.395, 0.41, 0.1]
+    yield case("the smallest was long ago", [a] + [share * a for share in slow])
+    yield case("large losses", [9e6 * a, 8e6 * a, 9e6 * a, a, 2 * a])
     yield case("many steps", [3 / (k + 1) + 0.5 for k in range(60)], low=1e-5, high=3.0)
 
 
@@ -881,16 +949,21 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
 
 @train.observe
 def _(obj, images, labels, seed, epochs, batch_size):
-    bench = _Bench(images.copy(), labels.copy())
-    start = bench.weights
+    def run(rng):
+        bench = _Bench(images.copy(), labels.copy())
+        told = bench.model, _Optimizer(bench), bench.loss_of, images, labels, rng, epochs, batch_size
+        return bench, obj(*told)
+
     rng = np.random.default_rng(seed)
-    losses = obj(bench.model, _Optimizer(bench), bench.loss_of, images, labels, rng, epochs, batch_size)
+    bench, losses = run(rng)
     if losses is None:
         return None
     if not isinstance(losses, list | tuple | np.ndarray):
         return f"You must return a list of losses, not a {type(losses).__name__}."
     if any(isinstance(loss, _Loss) for loss in losses):
         return "Your list holds Tensors, and with each of them the graph of its batch. Record plain numbers: loss.data.item()."
+    if any(isinstance(loss, np.ndarray) and loss.ndim == 0 for loss in losses):
+        return "Your list holds arrays without an axis. Record plain numbers: loss.data.item()."
     made = [float(loss) for loss in losses]
     a_epoch = math.ceil(len(images) / batch_size)
     per_epoch = [bench.batches[k : k + a_epoch] for k in range(0, len(bench.batches), a_epoch)]
@@ -902,7 +975,7 @@ def _(obj, images, labels, seed, epochs, batch_size):
         ),
         "pairs": bench.pairs,
         "slopes": bench.used,
-        "moved": bool((bench.weights != start).any()),
+        "moved": bool((bench.weights != _Bench(images, labels).weights).any()),
         "The number of losses that you return": len(made),
         "losses": len(made) == len(bench.losses) and np.allclose(made, bench.losses, rtol=1e-12, atol=0),
     }
@@ -910,6 +983,8 @@ def _(obj, images, labels, seed, epochs, batch_size):
         flat = [[k for rows in part for k in rows] for part in per_epoch]
         seen["shuffled"] = list(range(len(images))) not in flat
         seen["shuffled anew"] = len({tuple(order) for order in flat}) == len(flat)
+        seen["goes on"] = run(rng)[0].batches != bench.batches
+        seen["from rng"] = run(np.random.default_rng(seed))[0].batches == bench.batches
     return seen
 
 
@@ -920,7 +995,8 @@ def _(images, labels, seed, epochs, batch_size):
     seen = {"The sizes of the batches": sizes, "The number of optimizer.step()": len(sizes)}
     seen |= dict.fromkeys(("each once", "pairs", "losses"), True) | {"slopes": ["its own"] * len(sizes)}
     seen |= {"moved": epochs > 0, "The number of losses that you return": len(sizes)}
-    return seen | ({"shuffled": True, "shuffled anew": True} if n >= 12 else {})
+    orders = ("shuffled", "shuffled anew", "goes on", "from rng")
+    return seen | (dict.fromkeys(orders, True) if n >= 12 else {})
 
 
 TOLD = {
@@ -931,6 +1007,8 @@ TOLD = {
     "losses": "Your losses are not those of the batches, each from before its step, in order.",
     "shuffled": "The examples come in the order in which they are given: take the batches from minibatches.",
     "shuffled anew": "The order of the examples is the same in several epochs.",
+    "goes on": "A second call with the same rng took the same batches as the first: draw them from `rng`, which goes on.",
+    "from rng": "Two generators with the same seed gave different batches: draw them from `rng`, and from nothing else.",
 }
 
 
@@ -1022,6 +1100,16 @@ def never_stepped(model, optimizer, loss_of, images, labels, rng, epochs, batch_
 
 
 @train.mistake
+def all_examples_in_every_step(model, optimizer, loss_of, images, labels, rng, epochs, batch_size):
+    """You take the loss of all examples in every step, and so pay for all of them. Use the rows of the batch: images[rows] and labels[rows]."""
+
+    def rows_of(rng, n, size):
+        return [(np.arange(n),) * 2 for _ in _batches(rng, n, size)]
+
+    return _train(model, optimizer, loss_of, images, labels, rng, epochs, batch_size, rows_of=rows_of)
+
+
+@train.mistake
 def batches_in_file_order(model, optimizer, loss_of, images, labels, rng, epochs, batch_size):
     """You go through the examples in the order of the file. Take the batches from minibatches, anew in each epoch."""
 
@@ -1036,6 +1124,13 @@ def shuffled_only_once(model, optimizer, loss_of, images, labels, rng, epochs, b
     """You draw the batches once and use the same ones in every epoch. Call minibatches again for each epoch."""
     once = [(rows, rows) for rows in _batches(rng, len(images), batch_size)]
     return _train(model, optimizer, loss_of, images, labels, rng, epochs, batch_size, rows_of=lambda *_: once)
+
+
+@train.mistake
+def batches_from_an_own_generator(model, optimizer, loss_of, images, labels, rng, epochs, batch_size):
+    """You made a generator of your own. Then every call of train goes through the same orders; use the `rng` that you are given, and let it go on."""
+    rng = np.random.default_rng(0)
+    return _train(model, optimizer, loss_of, images, labels, rng, epochs, batch_size)
 
 
 @train.mistake
