@@ -12,6 +12,7 @@ from groundup.autograd import optimizers
 from groundup.autograd.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
 from groundup.autograd.tensors import Tensor
 from groundup.check import grade
+from groundup.checks.autograd import optimizers as checks
 
 share = st.floats(0.0, 0.999)
 small = st.floats(0.0, 0.5)
@@ -110,6 +111,20 @@ SLIPS = [
     ("Adam", "self.lr * mean", "self.lr * m", "only_the_square_corrected"),
     ("AdamW", "self.lr * self.decay", "self.decay", "decays_without_the_learning_rate"),
     ("AdamW", "*= 1 - ", "-= ", "subtracts_the_share"),
+    ("SGD", "move = slope +", "move = parameter.grad +", "nesterov_without_the_decay"),
+    ("SGD", "slope = parameter.grad + ", "slope = parameter.grad; slope += ", "Your step() changed"),
+    ("SGD", "[...] = self.momentum * velocity + slope", " *= self.momentum; velocity += slope", None),
+    ("RMSProp", "self.zeros()", "[np.zeros_like(p.data) for p in parameters]", "may be a generator"),
+    ("Adam", "= self.zeros()", "= [np.zeros_like(p.data) for p in parameters]", "may be a generator"),
+    ("Adam", "1 - beta2**", "1 - beta1**", "first_beta_in_both_corrections"),
+    ("Adam", "1 - beta1**", "1 - beta2**", "second_beta_in_both_corrections"),
+    ("Adam", "self.exp_avg_sq = self.zeros()", "self.exp_avg_sq = self.exp_avg", "one_list_for_both_averages"),
+    ("Adam", "[...] =", " =", "averages_are_not_kept"),
+    ("Adam", "np.sqrt(square)", "square", "root_forgotten"),
+    ("Adam", "data -=", "data +=", "adam_climbs"),
+    ("AdamW", "super().step()", "pass", "only_shrinks"),
+    ("AdamW", "        super().step()", "            super().step()", "adam_steps_inside_the_loop"),
+    ("AdamW", "self.lr * self.decay", "self.lr * self.weight_decay", "never_decays"),
 ]  # fmt: skip
 
 
@@ -117,7 +132,7 @@ def edited(name: str, old: str, new: str):
     source = inspect.getsource(getattr(optimizers, name))
     assert old in source
     learners = dict(vars(optimizers))
-    exec(source.replace(old, new), learners)
+    exec(source.replace(old, new).replace(", strict=True", ""), learners)
     return learners[name]
 
 
@@ -203,6 +218,90 @@ def test_wrong_answers_are_refused(wrong):
         assert grade(f"autograd.optimizers.{name}", wrong, seed=seed).status in ("failed", "error")
 
 
+def held(optimizer) -> list[str]:
+    return [name for name in STATES if hasattr(optimizer, name)]
+
+
+class SkipsParametersWithoutGradient:
+    def step(self):
+        kept = {name: getattr(self, name) for name in ["parameters", *held(self)]}
+        used = [k for k, p in enumerate(self.parameters) if p.grad.any()]
+        for name, values in kept.items():
+            setattr(self, name, [values[k] for k in used])
+        super().step()
+        vars(self).update(kept)
+
+
+class FreezesWeightsWithoutGradient:
+    def step(self):
+        before = [p.data.copy() for p in self.parameters]
+        super().step()
+        for p, old in zip(self.parameters, before, strict=True):
+            p.data[...] = np.where(p.grad == 0, old, p.data)
+
+
+class ClipsTheGradients:
+    def step(self):
+        given = [p.grad.copy() for p in self.parameters]
+        for p in self.parameters:
+            np.clip(p.grad, -250, 250, out=p.grad)
+        super().step()
+        for p, grad in zip(self.parameters, given, strict=True):
+            p.grad[...] = grad
+
+
+class KeepsItsOwnWeights:
+    """Writes back the numbers from before: what others loaded between two steps is lost."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.own = [p.data.copy() for p in self.parameters]
+
+    def step(self):
+        for p, own in zip(self.parameters, self.own, strict=True):
+            p.data[...] = own
+        super().step()
+        self.own = [p.data.copy() for p in self.parameters]
+
+
+class RemembersInTheParameter:
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        for name in held(self):
+            for k, p in enumerate(self.parameters):
+                vars(p).setdefault(name, getattr(self, name)[k])
+                getattr(self, name)[k] = getattr(p, name)
+
+
+class ForgetsAtStepSixty:
+    calls = 0
+
+    def step(self):
+        self.calls += 1
+        if self.calls == 60:
+            vars(self).update({name: self.zeros() for name in held(self)})
+        super().step()
+
+
+@pytest.mark.parametrize("rule", OPTIONS)
+@pytest.mark.parametrize(
+    "slip",
+    [
+        SkipsParametersWithoutGradient,
+        FreezesWeightsWithoutGradient,
+        ClipsTheGradients,
+        KeepsItsOwnWeights,
+        RemembersInTheParameter,
+        ForgetsAtStepSixty,
+    ],
+)
+def test_slips_of_any_rule_are_refused(rule, slip):
+    wrong = type(rule.__name__, (slip, rule), {})
+    result = grade(f"autograd.optimizers.{rule.__name__}", wrong, seed=0)
+    # RMSProp does not move a weight without a gradient: there this is no slip
+    assert result.passed == (rule is RMSProp and slip is FreezesWeightsWithoutGradient), result.message
+
+
 # -- right answers written quite differently -------------------------------------------------------------------------
 class SGDByNewArrays:
     """No base class, new state arrays in every step, a tuple for the velocities."""
@@ -257,8 +356,60 @@ class AdamWByDifference(Adam):
             p.data -= self.lr * self.share * old
 
 
+class RMSPropByLooking:
+    """The list is made in the first step; the numbers go one by one."""
+
+    def __init__(self, parameters, lr, alpha=0.99, eps=1e-8):
+        self.parameters, self.lr, self.alpha, self.eps = tuple(parameters), lr, alpha, eps
+
+    def zero_grad(self):
+        for p in self.parameters:
+            np.copyto(p.grad, 0)
+
+    def step(self):
+        if not hasattr(self, "square_avg"):
+            self.square_avg = [np.zeros(p.data.shape) for p in self.parameters]
+        for p, s in zip(self.parameters, self.square_avg, strict=True):
+            for at in np.ndindex(p.data.shape):
+                s[at] += (1 - self.alpha) * (p.grad[at] ** 2 - s[at])
+                p.data[at] -= self.lr * p.grad[at] / (s[at] ** 0.5 + self.eps)
+
+
+class AdamByProducts(Adam):
+    """The powers are products that grow with the steps; the gradient is lent and given back."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.powers, self.steps = [1.0, 1.0], np.int64(0)
+
+    def step(self):
+        self.steps = self.steps + 1
+        self.powers = [power * beta for power, beta in zip(self.powers, self.betas, strict=True)]
+        for p, m, v in zip(self.parameters, self.exp_avg, self.exp_avg_sq, strict=True):
+            grad, p.grad = p.grad, p.grad + self.weight_decay * p.data
+            m *= self.betas[0]
+            m += (1 - self.betas[0]) * p.grad
+            v *= self.betas[1]
+            v += (1 - self.betas[1]) * p.grad * p.grad
+            p.data += -self.lr * (m / (1 - self.powers[0])) / ((v / (1 - self.powers[1])) ** 0.5 + self.eps)
+            p.grad = grad
+
+
+@pytest.mark.parametrize("rule", OPTIONS)
+def test_the_rules_that_mistakes_are_edits_of_are_right(rule):
+    base = getattr(checks, f"_{rule.__name__}")
+    assert grade(f"autograd.optimizers.{rule.__name__}", base, seed=0).passed
+
+
 @pytest.mark.parametrize(
-    "name, right", [("SGD", SGDByNewArrays), ("Adam", AdamByLerp), ("AdamW", AdamWByDifference)]
+    "name, right",
+    [
+        ("SGD", SGDByNewArrays),
+        ("RMSProp", RMSPropByLooking),
+        ("Adam", AdamByLerp),
+        ("Adam", AdamByProducts),
+        ("AdamW", AdamWByDifference),
+    ],
 )
 def test_right_answers_written_differently_pass(name, right):
     for seed in range(3):

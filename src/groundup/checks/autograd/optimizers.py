@@ -5,7 +5,7 @@ step all parameters and all state are looked at; the oracle is torch.optim. The 
 below, which keep no code in common with the lesson. An observation that is a text is a sentence for the learner.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 import numpy as np
@@ -22,9 +22,14 @@ class Leaf:
         self.data, self.grad = data.copy(order="K"), np.zeros_like(data)
 
 
-def walk(obj, states: tuple[str, ...], data, gradients, lr, options) -> Iterator[dict]:
-    """Runs the learner's optimizer; yields what is there after every step. Raises Told."""
-    leaves = [Leaf(array) for array in data]
+def walk(
+    obj, states: tuple[str, ...], data, gradients, lr, options, *, pushed=0.0, leaves=None
+) -> Iterator[dict]:
+    """Runs the learner's optimizer; yields what is there after every step. Raises Told.
+
+    Before every step somebody else adds `pushed` to all parameters; `leaves` are parameters that were used before.
+    """
+    leaves = [Leaf(array) for array in data] if leaves is None else leaves
     arrays = [(leaf.data, leaf.grad) for leaf in leaves]
     optimizer = obj(iter(leaves), lr[0], **options)  # an iterator: it can be walked through only once
     for step, (slopes, rate) in enumerate(zip(gradients, lr, strict=True), 1):
@@ -32,6 +37,7 @@ def walk(obj, states: tuple[str, ...], data, gradients, lr, options) -> Iterator
             optimizer.lr = rate
         for leaf, slope in zip(leaves, slopes, strict=True):
             leaf.grad += slope
+            leaf.data += pushed
         optimizer.step()
         for k, (leaf, (place, grad), slope) in enumerate(zip(leaves, arrays, slopes, strict=True)):
             if leaf.data is not place:
@@ -41,7 +47,7 @@ def walk(obj, states: tuple[str, ...], data, gradients, lr, options) -> Iterator
                 )
             if leaf.grad is not grad or not np.array_equal(leaf.grad, slope):
                 raise Told(
-                    f"step() changed parameters[{k}].grad. The gradient belongs to the caller: compute what you need "
+                    f"Your step() changed parameters[{k}].grad. The gradient belongs to the caller: compute what you need "
                     "in a new array."
                 )
         yield {name: _state(optimizer, name, data) for name in states} | {
@@ -59,6 +65,11 @@ def _state(optimizer, name, data):
     state = getattr(optimizer, name)
     if name == "steps":
         return state
+    if isinstance(state, list | tuple) and not state:
+        raise Told(
+            f"optimizer.{name} is empty. `parameters` may be a generator, which is empty when it is walked through a "
+            "second time: walk through self.parameters instead."
+        )
     if not isinstance(state, list | tuple) or len(state) != len(data):
         raise Told(f"optimizer.{name} must be a list with one array for each parameter.")
     if not all(isinstance(x, np.ndarray | np.floating | float) for x in state):
@@ -128,8 +139,8 @@ def a_walk(rng, label, shapes, steps, lr=0.1, scale=1.0, **options) -> Case:
     )
 
 
-def declare(exercise: Exercise, optimizer_class, states: dict[str, str]) -> None:
-    """Oracle, observation and the property that all four exercises share."""
+def declare(exercise: Exercise, optimizer_class, states: dict[str, str], rule: Callable[[], type]) -> None:
+    """Oracle, observation and the properties that all four exercises share; rule() is the right one of those below."""
 
     def kept(options):
         """torch keeps no velocity where momentum is 0, so there is nothing to compare."""
@@ -140,9 +151,9 @@ def declare(exercise: Exercise, optimizer_class, states: dict[str, str]) -> None
         return by_torch(optimizer_class, kept(options), data, gradients, lr, options)
 
     @exercise.observe
-    def _(obj, data, gradients, lr, options):
+    def observed(obj, data, gradients, lr, options, **more):
         try:
-            return list(walk(obj, tuple(kept(options)), data, gradients, lr, options))
+            return list(walk(obj, tuple(kept(options)), data, gradients, lr, options, **more))
         except Told as sentence:
             return str(sentence)
 
@@ -157,6 +168,25 @@ def declare(exercise: Exercise, optimizer_class, states: dict[str, str]) -> None
         alone = list(walk(*inputs))
         together = list(zip(walk(*inputs), walk(*inputs), strict=True))
         return all(agree(list(seen), alone) is None for seen in zip(*together, strict=True))
+
+    @exercise.property
+    def begins_at_rest(obj, data, gradients, lr, options):
+        """A second optimizer for the same parameters does not begin afresh: something of the first is left. Keep all state in `self`, not in the parameters or outside of the optimizer."""
+        if not 2 <= len(gradients) <= 4:
+            return True
+        leaves = [Leaf(array) for array in data]
+        first = observed(obj, data, gradients, lr, options, leaves=leaves)
+        for leaf, array in zip(leaves, data, strict=True):
+            leaf.data[...] = array
+        return agree(observed(obj, data, gradients, lr, options, leaves=leaves), first) is None
+
+    @exercise.property
+    def goes_on_from_the_numbers_that_are_there(obj, data, gradients, lr, options):
+        """Somebody else changed the numbers in parameter.data between two steps, as loading saved weights does, and your step() went on from older numbers. Begin every step with what parameter.data holds now."""
+        if not 2 <= len(gradients) <= 4:
+            return True
+        inputs = (data, gradients, lr, options)
+        return agree(observed(obj, *inputs, pushed=0.7), observed(rule(), *inputs, pushed=0.7)) is None
 
 
 class Rule:
@@ -189,7 +219,7 @@ class Rule:
 
 # ---------------------------------------------------------------------------------------------------------------------
 SGD = Exercise("autograd.optimizers.SGD", kind="class")
-declare(SGD, torch.optim.SGD, {"velocity": "momentum_buffer"})
+declare(SGD, torch.optim.SGD, {"velocity": "momentum_buffer"}, lambda: _SGD)
 
 
 @SGD.cases
@@ -212,10 +242,23 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
         weight_decay=0.1,
         nesterov=True,
     )
-    yield a_walk(rng, "forty steps", ((2, 2), (2, 2)), 40, lr=0.01, momentum=0.95, weight_decay=0.01)
+    yield a_walk(
+        rng, "a hundred and twenty steps", ((2, 2), (2, 2)), 120, lr=0.01, momentum=0.95, weight_decay=0.01
+    )
     yield a_walk(rng, "a learning rate of 0", ((3,), (2,)), 2, lr=0.0, momentum=0.5)
     yield a_walk(rng, "gradients of 0", ((3,), (2,)), 2, scale=0.0)
+    yield a_walk(rng, "gradients of a thousand", ((2, 3), ()), 3, scale=1000.0, momentum=0.6)
+    yield resting(
+        a_walk(rng, "some gradients are 0 for one step", ((3,), (2,)), 4, momentum=0.9, weight_decay=0.2)
+    )
     yield transposed(a_walk(rng, "a transposed view", ((3, 2), (2, 4)), 3, momentum=0.9))
+
+
+def resting(case: Case) -> Case:
+    """The first parameter's gradient is 0 in step 2, and one number of the second's in step 3."""
+    case.inputs["gradients"][1][0][...] = 0.0
+    case.inputs["gradients"][2][1].flat[0] = 0.0
+    return case
 
 
 def transposed(case: Case) -> Case:
@@ -311,6 +354,15 @@ class nesterov_forgets_the_gradient(_SGD):
 
 
 @SGD.mistake
+class nesterov_without_the_decay(_SGD):
+    """With nesterov=True your move takes the gradient as it came, without the weight decay. Use the sum of both in the move as well as in the velocity."""
+
+    def move(self, k, w, g, momentum, weight_decay, nesterov):
+        v = self.keep("velocity", k, momentum * self.velocity[k] + g + weight_decay * w)
+        return -self.lr * (g + momentum * v if nesterov else v)
+
+
+@SGD.mistake
 class decay_ignored(_SGD):
     """Your rule is right without `weight_decay`. With it, weight_decay times the parameter belongs to the gradient, from the beginning."""
 
@@ -344,7 +396,7 @@ class climbs(_SGD):
 
 # ---------------------------------------------------------------------------------------------------------------------
 RMSProp = Exercise("autograd.optimizers.RMSProp", kind="class")
-declare(RMSProp, torch.optim.RMSprop, {"square_avg": "square_avg"})
+declare(RMSProp, torch.optim.RMSprop, {"square_avg": "square_avg"}, lambda: _RMSProp)
 
 
 def with_a_zero(case: Case) -> Case:
@@ -360,10 +412,11 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield a_walk(rng, "several parameters", RAGGED, 4, alpha=0.8)
     yield a_walk(rng, "a large eps", ((2, 3), (4,)), 3, alpha=0.7, eps=0.3)
     yield a_walk(rng, "gradients as small as eps", ((2, 3), (4,)), 3, scale=1e-8)
-    yield a_walk(rng, "gradients of a hundred", ((2, 3), ()), 3, scale=100.0)
+    yield a_walk(rng, "gradients of a thousand", ((2, 3), ()), 3, scale=1000.0)
+    yield resting(a_walk(rng, "some gradients are 0 for one step", ((3,), (2,)), 4))
     yield with_a_zero(a_walk(rng, "one weight was not used in the first step", ((3,), (2,)), 3))
     yield a_walk(rng, "the learning rate changes", ((3,), (2, 1)), 4, lr=(0.1, 0.1, 0.02, 0.5))
-    yield a_walk(rng, "forty steps", ((2, 2), (2, 2)), 40, lr=0.01, alpha=0.95)
+    yield a_walk(rng, "a hundred and twenty steps", ((2, 2), (2, 2)), 120, lr=0.01, alpha=0.95)
     yield a_walk(rng, "a learning rate of 0", ((3,), (2,)), 2, lr=0.0)
     yield a_walk(rng, "gradients of 0", ((3,), (2,)), 2, scale=0.0)
     yield a_walk(rng, "alpha is a half", ((3,), (2,)), 3, alpha=0.5)
@@ -466,13 +519,10 @@ class climbs_scaled(_RMSProp):
         return -super().move(k, w, g, alpha, eps)
 
 
-climbs_scaled.__name__ = "climbs"
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 Adam = Exercise("autograd.optimizers.Adam", kind="class")
 STATES = {"steps": "step", "exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"}
-declare(Adam, torch.optim.Adam, STATES)
+declare(Adam, torch.optim.Adam, STATES, lambda: _Adam)
 
 
 def adam_cases(rng: np.random.Generator) -> Iterator[Case]:
@@ -483,7 +533,8 @@ def adam_cases(rng: np.random.Generator) -> Iterator[Case]:
     yield a_walk(rng, "several parameters", RAGGED, 4, betas=(0.8, 0.95))
     yield a_walk(rng, "a large eps", ((2, 3), (4,)), 3, eps=0.3)
     yield a_walk(rng, "gradients as small as eps", ((2, 3), (4,)), 3, scale=1e-8)
-    yield a_walk(rng, "gradients of a hundred", ((2, 3), ()), 3, scale=100.0)
+    yield a_walk(rng, "gradients of a thousand", ((2, 3), ()), 3, scale=1000.0)
+    yield resting(a_walk(rng, "some gradients are 0 for one step", ((3,), (2,)), 4))
     yield with_a_zero(a_walk(rng, "one weight was not used in the first step", ((3,), (2,)), 3))
     yield a_walk(rng, "the learning rate changes", ((3,), (2, 1)), 4, lr=(0.1, 0.1, 0.02, 0.5))
     yield a_walk(rng, "weight decay", ((2, 3), (2,)), 4, weight_decay=0.3)
@@ -498,7 +549,7 @@ def adam_cases(rng: np.random.Generator) -> Iterator[Case]:
         eps=0.01,
         weight_decay=0.1,
     )
-    yield a_walk(rng, "forty steps", ((2, 2), (2, 2)), 40, lr=0.01, weight_decay=0.05)
+    yield a_walk(rng, "a hundred and twenty steps", ((2, 2), (2, 2)), 120, lr=0.01, weight_decay=0.05)
     yield a_walk(rng, "a learning rate of 0", ((3,), (2,)), 2, lr=0.0)
     yield a_walk(rng, "gradients of 0", ((3,), (2,)), 2, scale=0.0)
     yield a_walk(rng, "a parameter without any numbers", ((0, 3),), 2)
@@ -596,9 +647,6 @@ class eps_inside_the_root_of_adam(_Adam):
         return (m / (1 - one**t)) / np.sqrt(v / (1 - two**t) + eps)
 
 
-eps_inside_the_root_of_adam.__name__ = "eps_inside_the_root"
-
-
 @Adam.mistake
 class eps_added_before_the_correction(_Adam):
     """You added eps to the root of the uncorrected average, and corrected both together. eps is then enlarged as well, in the first step about thirty-fold with the default betas. Correct first, take the root, then add eps."""
@@ -614,9 +662,6 @@ class eps_forgotten_in_adam(_Adam):
 
     def quotient(self, m, v, one, two, eps):
         return super().quotient(m, v, one, two, 0.0)
-
-
-eps_forgotten_in_adam.__name__ = "eps_forgotten"
 
 
 @Adam.mistake
@@ -636,6 +681,58 @@ class betas_exchanged(_Adam):
 
     def adaptive(self, k, g, betas, eps):
         return super().adaptive(k, g, betas[::-1], eps)
+
+
+@Adam.mistake
+class first_beta_in_both_corrections(_Adam):
+    """You corrected both averages with the first beta. Each must be divided by 1 minus the power of its *own* beta: the square's average forgets with the second one."""
+
+    def quotient(self, m, v, one, two, eps):
+        return super().quotient(m, v, one, one, eps)
+
+
+@Adam.mistake
+class second_beta_in_both_corrections(_Adam):
+    """You corrected both averages with the second beta. Each must be divided by 1 minus the power of its *own* beta: the gradient's average forgets with the first one."""
+
+    def quotient(self, m, v, one, two, eps):
+        return super().quotient(m, v, two, two, eps)
+
+
+@Adam.mistake
+class one_list_for_both_averages(_Adam):
+    """exp_avg and exp_avg_sq are one and the same list, so what you write into one stands in the other. `a = b = self.zeros()` makes one list with two names: call zeros() once for each."""
+
+    def adaptive(self, k, g, betas, eps):
+        (one, two), self.exp_avg_sq = betas, self.exp_avg
+        self.keep("exp_avg", k, one * self.exp_avg[k] + (1 - one) * g)
+        v = self.keep("exp_avg", k, two * self.exp_avg[k] + (1 - two) * g * g)
+        return -self.lr * self.quotient(v, v, one, two, eps)
+
+
+@Adam.mistake
+class averages_are_not_kept(_Adam):
+    """The new averages are computed but not kept: after the step the lists still hold the old ones. `m = …` only gives the loop's name a new meaning; write into the array, or into the list."""
+
+    def keep(self, name, k, value):
+        return value
+
+
+@Adam.mistake
+class root_forgotten(_Adam):
+    """You divided by the average square itself. Its unit is that of the gradient squared: steps then get smaller, not equal, where gradients are large. Divide by its square root."""
+
+    def quotient(self, m, v, one, two, eps):
+        t = self.steps
+        return (m / (1 - one**t)) / (v / (1 - two**t) + eps)
+
+
+@Adam.mistake
+class adam_climbs(_Adam):
+    """You added the step. The gradient points uphill: subtract."""
+
+    def move(self, k, w, g, betas, eps, weight_decay):
+        return -super().move(k, w, g, betas, eps, weight_decay)
 
 
 @Adam.mistake
@@ -676,7 +773,7 @@ class decay_only_in_the_first_average(_Adam):
 
 # ---------------------------------------------------------------------------------------------------------------------
 AdamW = Exercise("autograd.optimizers.AdamW", kind="class")
-declare(AdamW, torch.optim.AdamW, STATES)
+declare(AdamW, torch.optim.AdamW, STATES, lambda: _AdamW)
 
 
 @AdamW.cases
@@ -768,3 +865,24 @@ class subtracts_the_share(_AdamW):
 
     def move(self, k, w, g, betas, eps, weight_decay):
         return self.adaptive(k, g, betas, eps) - self.lr * weight_decay
+
+
+@AdamW.mistake(shape=True)  # the count stays 0, so that no case finds it right
+class only_shrinks(_AdamW):
+    """You shrink the weights, but Adam's own step is missing: nothing is counted and no average moves. Call it once, after the loop."""
+
+    def step(self):
+        for leaf in self.leaves:
+            leaf.data *= 1 - self.lr * self.options["weight_decay"]
+
+
+@AdamW.mistake
+class adam_steps_inside_the_loop(_AdamW):
+    """You take Adam's step inside the loop, once for each parameter, and it moves all of them every time. It went unnoticed only with a single parameter: step once, after the loop."""
+
+    def step(self):
+        for leaf in self.leaves:
+            leaf.data *= 1 - self.lr * self.options["weight_decay"]
+            self.steps += 1
+            for k, other in enumerate(self.leaves):
+                other.data += self.adaptive(k, other.grad, self.options["betas"], self.options["eps"])
