@@ -44,7 +44,7 @@ class ExecutionError(Exception):
 
 
 def fingerprint(lesson: Lesson, course: list[Lesson]) -> str:
-    """Hash of all that a lesson's outputs depend on: its source and the lessons whose exports it imports."""
+    """Hash of all that a lesson's outputs depend on: its code and the exports of lessons that it imports."""
     digest = hashlib.sha256()
     seen: set[str] = set()
     waiting = [lesson]
@@ -56,7 +56,10 @@ def fingerprint(lesson: Lesson, course: list[Lesson]) -> str:
         waiting += _imported(current, course)
     by_id = {entry.id: entry for entry in course}
     for identity in sorted(seen):
-        digest.update(by_id[identity].source_hash.encode())
+        # Of a lesson that is imported only what it exports can change these outputs; prose changes none.
+        tags = () if identity == lesson.id else ("export",)
+        for cell in by_id[identity].code(*tags):
+            digest.update(f"{identity}\n{cell.source}\n".encode())
     return digest.hexdigest()[:16]
 
 

@@ -41,7 +41,15 @@ def test_a_run_changes_no_source_so_sync_stays_quiet(tmp_path):
     assert (tmp_path / "solutions/01_autograd/01_sample.ipynb").read_bytes() == before
 
 
-def test_a_changed_source_or_a_changed_lesson_it_imports_is_out_of_date(tmp_path):
+@pytest.mark.parametrize(
+    ("old", "new", "changes"),
+    [
+        ("Something to read.", "Something else.", (False, False)),
+        ("print(add_up([1.0, 2.0, 3.0]))", "print(add_up([1.0, 2.0]))", (True, False)),
+        ("return total\n", "return 0.0 + total\n", (True, True)),
+    ],
+)
+def test_changed_code_or_a_changed_export_that_it_imports_is_out_of_date(tmp_path, old, new, changes):
     path = make(tmp_path, PLAIN)
     later = path.with_name("02_later.md")
     text = (
@@ -53,9 +61,10 @@ def test_a_changed_source_or_a_changed_lesson_it_imports_is_out_of_date(tmp_path
         text.replace("check = print", "check = print\nfrom groundup.autograd.sample import add_up")
     )
     before = [execute.fingerprint(lesson, lessons(tmp_path)) for lesson in lessons(tmp_path)]
-    path.write_text(path.read_text().replace("Something to read.", "Something else."))
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
     after = [execute.fingerprint(lesson, lessons(tmp_path)) for lesson in lessons(tmp_path)]
-    assert before[0] != after[0] and before[1] != after[1]
+    assert tuple(a != b for a, b in zip(before, after, strict=True)) == changes
 
 
 @pytest.mark.parametrize(

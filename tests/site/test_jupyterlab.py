@@ -49,7 +49,8 @@ def opened(lab, browser):
         tab = context.new_page()
         tab.goto(lab.url.replace("/lab?", f"/lab/tree/{notebook}?reset&"))  # not the tabs of an earlier test
         tab.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=90_000)
-        idle(tab)
+        # The status bar knows of the kernel when the notebook does; asked to run before, JupyterLab asks which kernel.
+        tab.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=90_000)
         return tab
 
     yield go
