@@ -249,7 +249,29 @@ SLIPS = [
     ("Tensor", "np.argsort(axes)", "axes", "transpose_back_by_the_same_order"),
     ("Tensor", "spread(grad, self.shape, axis)\n", "spread(grad, self.shape)\n", "x.sum"),
     ("Tensor", "grad.reshape(self.shape)", "grad", "reshape_not_undone"),
+    ("Tensor", "self.data.reshape(*shape)", "self.data.reshape(shape)", "reshape_given_a_tuple_in_a_tuple"),
+    ("Tensor", "grad.reshape(self.shape)", "grad.reshape(shape)", "reshape_back_to_the_new_shape"),
+    ("Tensor", "(self.data > 0) * grad", "np.maximum(self.data, 0) * grad", "relu_multiplies_by_its_result"),
+    (
+        "Tensor",
+        "return Tensor(np.maximum(self.data, 0), (self,), backward)",
+        "self.data[self.data < 0] = 0; return Tensor(self.data, (self,), backward)",
+        "`x.relu()` changed the numbers in x.data",
+    ),
+    (
+        "Tensor",
+        "matmul_gradients(self.data, other.data, grad)",
+        "grad @ other.data.T, self.data.T @ grad",
+        "product_by_reversing_every_axis",
+    ),
+    ("matmul_gradients", ", -1, -2)", ", 0, 1)", "exchanged_the_first_two_axes"),
     ("index_gradient", "np.add.at(out, index, grad)", "out[index] += grad", "repeated_places_keep_one_share"),
+    (
+        "index_gradient",
+        "np.add.at(out, index, grad)",
+        "return np.add.at(out, index, grad)",
+        "nothing_returned",
+    ),
     ("index_gradient", "return out", "return None", "Is a return missing?"),
 ]
 
@@ -263,6 +285,60 @@ def edited(name, *edits):
     learners = dict(vars(tensors))
     exec(source, learners)
     return learners[name]
+
+
+def unbroadcast_without_keepdims(grad, shape):
+    grad = grad.sum(axis=tuple(range(grad.ndim - len(shape))))
+    for k, n in enumerate(shape):
+        if n == 1:
+            grad = grad.sum(axis=k)
+    return grad
+
+
+def unbroadcast_by_folding(grad, shape):
+    return grad.reshape(-1, *shape).sum(0)
+
+
+def spread_one_axis_after_another(values, shape, axis=None):
+    for k in axes_of(shape, axis):
+        values = np.expand_dims(values, k)
+    return np.broadcast_to(values, shape)
+
+
+def index_gradient_in_a_loop(grad, index, shape):
+    out = np.zeros(shape, grad.dtype)
+    for p in range(len(index)):
+        out[index[p]] += grad[p]
+    return out
+
+
+def index_gradient_in_a_loop_over_pairs(grad, index, shape):
+    out = np.zeros(shape)
+    for place, share in zip(index, grad):  # noqa: B905
+        out[place] = out[place] + share
+    return out
+
+
+def test_slips_written_otherwise_are_named():
+    for wrong, mistake in (
+        (unbroadcast_without_keepdims, "lost_each_axis_while_summing"),
+        (unbroadcast_by_folding, "folded_by_reshape"),
+        (spread_with_sorted_axes_only, "axes_put_back_in_the_given_order"),
+        (spread_one_axis_after_another, "added_axes_one_by_one_even_if_there"),
+        (index_gradient_in_a_loop, "looped_over_the_index_by_counting"),
+        (index_gradient_in_a_loop_over_pairs, "looped_over_the_index_in_pairs_in_float64"),
+    ):
+        name = "index_gradient" if wrong.__name__.startswith("index") else wrong.__name__.split("_")[0]
+        assert grade(f"autograd.tensors.{name}", wrong, seed=0).mistake == mistake
+
+
+def test_a_backward_that_reads_the_grad_of_its_result_is_told():
+    swap = (
+        "return Tensor(np.maximum(self.data, 0), (self,), backward)",
+        "out = Tensor(np.maximum(self.data, 0), (self,), backward); return out",
+    )
+    learners = edited("Tensor", swap, ("(self.data > 0) * grad", "(self.data > 0) * out.grad"))
+    assert "do you read `result.grad`?" in grade("autograd.tensors.Tensor", learners, seed=0).message
 
 
 @pytest.mark.parametrize("slip", SLIPS)

@@ -26,7 +26,7 @@ def unbroadcast(
 def spread(values: Float[np.ndarray, "..."], shape: tuple[int, ...], axis=None) -> Float[np.ndarray, "..."]:
     """The adjoint of summing an array of shape `shape` over `axis`: stretches it back.
 
-    values: what the reduction made, its axes kept with size 1 or dropped.
+    values: what the sum made, its axes kept with size 1 or dropped.
     axis: an int, a tuple of ints, or None for all axes.
     """
     every = range(len(shape))
@@ -185,7 +185,7 @@ class Tensor:
 
     def __getitem__(self, index):
         def backward(grad):
-            self.grad += index_gradient(grad, index, self.shape)  # your last exercise
+            self.grad += index_gradient(grad, index, self.shape)  # the next exercise
 
         return Tensor(self.data[index], (self,), backward)
 

@@ -99,6 +99,17 @@ def dropped_axes_of_size_one(grad, shape):
 
 
 @unbroadcast.mistake
+def lost_each_axis_while_summing(grad, shape):
+    """You lost the axes of size 1: each sum drops its axis, and the axes after it move up by one place. They must stay with size 1: NumPy's sum keeps an axis when you ask for it."""
+    while grad.ndim > len(shape):
+        grad = grad.sum(axis=0)
+    for k, n in enumerate(shape):
+        if n == 1:
+            grad = grad.sum(axis=k)
+    return grad
+
+
+@unbroadcast.mistake
 def kept_the_missing_axes(grad, shape):
     """Your sums are right, but the axes that `shape` does not have are still there, with size 1. The gradient must have exactly the shape `shape`."""
     extra = grad.ndim - len(shape)
@@ -145,7 +156,7 @@ def offset_forgotten(grad, shape):
 @unbroadcast.mistake
 def folded_by_reshape(grad, shape):
     """You cut the numbers of grad into pieces of the right size and added the pieces. That follows the order in memory, which fits only if all stretched axes are at the left; a column mixes with its neighbours."""
-    return grad.reshape(grad.size // math.prod(shape), *shape).sum(axis=0)
+    return grad.reshape(-1, *shape).sum(axis=0)
 
 
 @unbroadcast.mistake
@@ -213,13 +224,35 @@ def left_to_broadcasting(values, shape, axis=None):
 
 @spread.mistake
 def added_an_axis_that_was_there(values, shape, axis=None):
-    """You put the reduced axes back even where `values` had kept them, so that there is one too many. Both forms must work: make the shape, whatever it was before."""
+    """You put the summed axes back even where `values` had kept them, so that there is one too many. Both forms must work: make the shape, whatever it was before."""
     return np.broadcast_to(np.expand_dims(values, tuple(_axes(shape, axis))), shape)
+
+
+def _put_back_one_by_one(values, shape, axis):
+    for k in _axes(shape, axis):
+        values = np.expand_dims(values, k)
+    return np.broadcast_to(values, shape)
+
+
+@spread.mistake
+def axes_put_back_in_the_given_order(values, shape, axis=None):
+    """You put the axes back one by one, in the order in which they were named. Each counts its place in the array as it is just then, so for (-1, 0) the last axis finds no place yet. Start with the smallest, or put all back at once."""
+    return (
+        np.broadcast_to(values, shape)
+        if values.ndim == len(shape)
+        else _put_back_one_by_one(values, shape, axis)
+    )
+
+
+@spread.mistake
+def added_axes_one_by_one_even_if_there(values, shape, axis=None):
+    """You put every summed axis back, even where `values` had kept it with size 1: then there is one too many. (And for several axes the order counts: the smallest first.) Both forms must work: make the shape, whatever it was before."""
+    return _put_back_one_by_one(values, shape, axis)
 
 
 @spread.mistake
 def axis_put_back_at_the_end(values, shape, axis=None):
-    """You put the reduced axis back at the end. It must stand where it was: for axis=0 at the front."""
+    """You put the summed axis back at the end. It must stand where it was: for axis=0 at the front."""
     if values.ndim < len(shape):
         values = values.reshape(values.shape + (1,) * (len(shape) - values.ndim))
     return np.broadcast_to(values, shape)
@@ -247,8 +280,14 @@ def filled_in_memory_order(values, shape, axis=None):
 
 
 @spread.mistake
+def repeated_each_number(values, shape, axis=None):
+    """You repeated each number as often as needed, next to itself. That follows the order in memory, which is right only if the summed axes came last."""
+    return np.repeat(values, math.prod(shape) // values.size).reshape(shape)
+
+
+@spread.mistake
 def the_other_axes(values, shape, axis=None):
-    """You gave size 1 to the axes that were *not* reduced. It is the reduced ones that have only one number left."""
+    """You gave size 1 to the axes that were *not* summed. It is the summed ones that have only one number left."""
     return np.broadcast_to(
         values.reshape([n if k in _axes(shape, axis) else 1 for k, n in enumerate(shape)]), shape
     )
@@ -358,6 +397,12 @@ def reversed_every_axis(a, b, grad):
 
 
 @matmul_gradients.mistake
+def exchanged_the_first_two_axes(a, b, grad):
+    """You exchanged the axes 0 and 1. With two axes these are rows and columns; with a batch in front, axis 0 is the batch, and the matrices are in the last two axes. Count from the end."""
+    return _summed_back(a, b, grad @ np.swapaxes(b, 0, 1), np.swapaxes(a, 0, 1) @ grad)
+
+
+@matmul_gradients.mistake
 def batch_not_summed_back(a, b, grad):
     """A factor that was used for the whole batch was stretched over it. Its gradient is the sum over all of its uses; yours still has one for each."""
     return grad @ _swapped(b), _swapped(a) @ grad
@@ -451,7 +496,7 @@ class Node:
         return self._step(("sum", axis), lambda x: torch.sum(x, axes, keepdims))
 
     def reshape(self, *shape):
-        return self._step("reshape", lambda x: x.reshape(*shape))
+        return self._step(("reshape", shape), lambda x: x.reshape(*shape))
 
     def transpose(self, *axes):
         every = range(self.data.ndim)
@@ -567,11 +612,28 @@ def _seed(shape: tuple[int, ...]) -> np.ndarray:
     return np.asarray(3 * np.cos(1.0 + np.arange(math.prod(shape))).reshape(shape))
 
 
+def _looks(obj: type, leaves: list[np.ndarray]):
+    """What `run` shows every result to: is it a node, and has the operation left its operands' numbers alone?"""
+    kept = {name: x.copy() for name, x in zip("xyz", leaves, strict=False)}
+
+    def look(expression: str, value, variables: dict) -> None:
+        for name, numbers in kept.items():
+            if not np.array_equal(variables[name].data, numbers):
+                raise Told(
+                    f"`{expression}` changed the numbers in {name}.data. Make a new array for the result: others still "
+                    f"need {name} as it was."
+                )
+        _is_a_node(obj, expression, value, variables)
+        kept["abcd"[len(kept) - len(leaves)]] = np.array(value.data)
+
+    return look
+
+
 @Tensor.observe
 def _(obj, program, leaves):
     """Run the program; then go backward, calling every node's `_backward` ourselves."""
     try:
-        variables = run(program, [obj(x) for x in leaves], lambda *result: _is_a_node(obj, *result))
+        variables = run(program, [obj(x) for x in leaves], _looks(obj, leaves))
     except Told as sentence:
         return str(sentence)
     *_, root = variables.values()
@@ -614,21 +676,43 @@ def forward_leaves_gradients_alone(obj, program, leaves):
 
 
 @Tensor.property
-def backward_uses_what_it_is_given(obj, program, leaves):
-    """`v._backward(g)` must hand on shares made from its argument g, whatever v.grad holds, leave g as it is, and add again at a second call."""
+def backward_uses_its_argument(obj, program, leaves):
+    """`v._backward(g)` must make the shares from its argument, the g that it is given. Yours come from somewhere else: do you read `result.grad`? It need not hold g."""
+    one, four, six = (_handed_on(obj, program, leaves, k)[0] for k in (1.0, 4.0, 6.0))
+    return _close(four, [4 * share for share in one]) and _close(six, [6 * share for share in one])
+
+
+@Tensor.property
+def backward_leaves_its_argument_alone(obj, program, leaves):
+    """`v._backward(g)` changed its argument g, an array that others still need. Compute a new array from it, without *= and the like."""
+    return _handed_on(obj, program, leaves, 4.0)[1]
+
+
+@Tensor.property
+def backward_adds_again(obj, program, leaves):
+    """A second call of `v._backward` must add to the parents' gradients once more, just as the first did."""
+    first, second, both = (_handed_on(obj, program, leaves, *times)[0] for times in ((4,), (6,), (4, 6)))
+    return _close(both, [u + v for u, v in zip(first, second, strict=True)])
+
+
+def _handed_on(obj, program, leaves, *times) -> tuple[list[np.ndarray], bool]:
+    """The leaves' gradients after one `_backward` for each of `times`, and whether its argument stayed as it was.
+
+    v.grad holds the same every time. Of programs with one line: in longer ones backward() does the calling.
+    """
     if len(program) > 1:
-        return True
-    shares = []
-    for times in ([1.0], [4.0, 6.0]):
-        variables = run(program, [obj(x) for x in leaves])
-        *_, root = variables.values()
-        root.grad = _seed(root.data.shape)  # the same both times
-        given = [np.asarray(k * root.grad) for k in times]  # NumPy makes 0-d arrays into scalars
-        _hand_back(variables, given)
-        if any((g != k * _seed(root.data.shape)).any() for g, k in zip(given, times, strict=True)):
-            return False
-        shares.append([10 / sum(times) * variables[name].grad for name in "xyz"[: len(leaves)]])
-    return all(np.allclose(*pair, rtol=1e-9, atol=1e-9) for pair in zip(*shares, strict=True))
+        return [], True
+    variables = run(program, [obj(x) for x in leaves])
+    *_, root = variables.values()
+    root.grad = _seed(root.data.shape)
+    given = [np.asarray(k * _seed(root.data.shape)) for k in times]  # NumPy makes 0-d arrays into scalars
+    _hand_back(variables, given)
+    stayed = all((g == k * _seed(root.data.shape)).all() for g, k in zip(given, times, strict=True))
+    return [variables[name].grad for name in "xyz"[: len(leaves)]], stayed
+
+
+def _close(shares: list[np.ndarray], others: list[np.ndarray]) -> bool:
+    return all(np.allclose(*pair, rtol=1e-9, atol=1e-9) for pair in zip(shares, others, strict=True))
 
 
 @Tensor.mistake
@@ -684,7 +768,7 @@ class _Shares(Node):
 
 @Tensor.mistake
 class product_not_summed_back(_Shares):
-    """In x * y you add a share of the shape of the result. If a factor was stretched, its gradient is smaller: sum the share back to the factor's own shape first."""
+    """In x * y the share of a stretched factor came out larger than the factor. Multiply first, grad by the other factor, and sum that product back to the factor's own shape. Summed before the product, it is stretched again."""
 
     where = "mul"
 
@@ -730,6 +814,27 @@ class relu_forgets_the_gradient(_Shares):
 
     def wrong(self, shares, grad, inputs, axes):
         return [1.0 * (inputs[0] > 0)]
+
+
+@Tensor.mistake
+class relu_multiplies_by_its_result(_Shares):
+    """Your relu multiplies grad by the result. Above 0 the result grows just as fast as x: the slope is 1 there, however large x is."""
+
+    where = "relu"
+
+    def wrong(self, shares, grad, inputs, axes):
+        return [np.maximum(inputs[0], 0) * grad]
+
+
+@Tensor.mistake
+class product_by_reversing_every_axis(_Shares):
+    """In x @ y you reversed all axes, as .T does. With a batch, only the last two may change places: use the function that you have just written."""
+
+    where = "matmul"
+
+    def wrong(self, shares, grad, inputs, axes):
+        x, y = inputs
+        return [grad @ y.T, x.T @ grad]
 
 
 @Tensor.mistake
@@ -810,6 +915,26 @@ class reshape_not_undone(_Shares):
         return [grad]
 
 
+@Tensor.mistake
+class reshape_given_a_tuple_in_a_tuple(Node):
+    """x.reshape(4, 3, 2) works, but for x.reshape((4, 3, 2)) your `shape` is a tuple in a tuple, ((4, 3, 2),). Hand its members on to NumPy with a star, as the page shows."""
+
+    def reshape(self, *shape):
+        if isinstance(shape[0], tuple):
+            raise TypeError("'tuple' object cannot be interpreted as an integer")
+        return super().reshape(*shape)
+
+
+@Tensor.mistake
+class reshape_back_to_the_new_shape(_Shares):
+    """Going back, you give the gradient the new shape, which it has already. It must get back into the shape of x."""
+
+    where = "reshape"
+
+    def wrong(self, shares, grad, inputs, shape):
+        return [grad.reshape(shape)]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 index_gradient = Exercise("autograd.tensors.index_gradient")
 
@@ -867,6 +992,37 @@ def repeated_places_keep_one_share(grad, index, shape):
     out = np.zeros(shape, dtype=grad.dtype)
     out[index] += grad
     return out
+
+
+def _loops(pairs, zeros):
+    """A loop over the index itself, in two usual forms; `zeros` makes the array to add to."""
+
+    def looped(grad, index, shape):
+        out = zeros(shape, grad)
+        for place, share in pairs(index, grad):
+            out[place] += share
+        return out
+
+    looped.__doc__ = "You loop over `index`, as if it were a list of rows. It may also be a number, a slice, a tuple, a table of numbers, or True and False. Leave it whole: look for one line that works for all that may stand in x[index]."
+    return looped
+
+
+for _form, _pairs in (
+    ("by_counting", lambda index, grad: ((place, grad[p]) for p, place in enumerate(index))),
+    ("in_pairs", zip),
+):
+    for _kind, _zeros in (
+        ("", lambda shape, grad: np.zeros(shape, grad.dtype)),
+        ("_in_float64", lambda shape, grad: np.zeros(shape)),
+    ):
+        _looped = _loops(_pairs, _zeros)
+        _looped.__name__ = f"looped_over_the_index_{_form}{_kind}"
+        index_gradient.mistake(_looped)
+
+
+@index_gradient.mistake(shape=True)
+def nothing_returned(grad, index, shape):
+    """You returned None. A NumPy function that adds in place changes the array that it is given and returns nothing: return that array, in a line of its own."""
 
 
 @index_gradient.mistake
