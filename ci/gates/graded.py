@@ -34,7 +34,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Survivor:
-    """A mutant that the grader passed; `why` is the reason in ci/equivalents.toml, if any."""
+    """A mutant that the grader passed; `why` is the reason in ci/equivalents/, if any."""
 
     exercise: str
     change: str
@@ -225,7 +225,7 @@ def _mutant_jobs(lesson: Lesson, tally: Tally, settings: Settings, equivalents: 
                         "mutants",
                         checks,
                         f"{exercise.name} passes with `{mutant.change}` (seed {outcomes[0].seed}): "
-                        "reject it, or say in ci/equivalents.toml why it is right",
+                        f"reject it, or say in {_file_of(lesson.id)} why it is right",
                     )
 
         yield Job("source", f"chapters {lesson.id}", exercise.id, mutant.source, seeds), judge
@@ -240,16 +240,22 @@ def _share_killed(lesson: Lesson, tally: Tally, settings: Settings) -> Iterator[
         )
 
 
+def _file_of(lesson_id: str) -> str:
+    return f"ci/equivalents/{lesson_id}.toml"
+
+
 def _equivalents(course: Course) -> tuple[dict[tuple[str, str], str], list[Problem]]:
-    """(exercise id, change) → why that mutant is right, from ci/equivalents.toml."""
-    path = course.root / "ci" / "equivalents.toml"
-    entries = tomllib.loads(path.read_text(encoding="utf-8")).get("equivalent", []) if path.exists() else []
+    """(exercise id, change) → why that mutant is right, from ci/equivalents/, a file for each lesson."""
     reasons, problems = {}, []
-    for entry in entries:
-        key = (entry["exercise"], entry["change"])
-        if len(entry.get("why", "").split()) < 3:
-            problems.append(Problem("mutants", "ci/equivalents.toml", f"{key[0]} `{key[1]}` gives no reason"))
-        reasons[key] = entry.get("why", "")
+    for path in sorted((course.root / "ci" / "equivalents").glob("*.toml")):
+        where = str(path.relative_to(course.root))
+        for entry in tomllib.loads(path.read_text(encoding="utf-8")).get("equivalent", []):
+            key = (entry["exercise"], entry["change"])
+            if len(entry.get("why", "").split()) < 3:
+                problems.append(Problem("mutants", where, f"{key[0]} `{key[1]}` gives no reason"))
+            if key[0].rpartition(".")[0] != path.stem:
+                problems.append(Problem("mutants", where, f"{key[0]} belongs to another lesson's file"))
+            reasons[key] = entry.get("why", "")
     return reasons, problems
 
 
@@ -263,10 +269,11 @@ def _stale_equivalents(
         for exercise in lesson.exercises:
             existing[exercise.id] = {mutant.change for mutant in mutants(exercise.source)}
     for identity, change in equivalents:
+        where = _file_of(identity.rpartition(".")[0])
         if identity not in existing:
             if identity.rpartition(".")[0] in {lesson.id for lesson in course.lessons}:
-                yield Problem("mutants", "ci/equivalents.toml", f"{identity} is no exercise any more")
+                yield Problem("mutants", where, f"{identity} is no exercise any more")
         elif change not in existing[identity]:
-            yield Problem("mutants", "ci/equivalents.toml", f"stale: {identity} has no mutant `{change}`")
+            yield Problem("mutants", where, f"stale: {identity} has no mutant `{change}`")
         elif settings.sample is None and (identity, change) not in survived:
-            yield Problem("mutants", "ci/equivalents.toml", f"stale: {identity} rejects `{change}`")
+            yield Problem("mutants", where, f"stale: {identity} rejects `{change}`")

@@ -304,7 +304,7 @@ def test_mutants_that_survive(course, edit):
 
 def test_a_survivor_with_a_reason_is_no_problem_and_a_stale_reason_is_one(course):
     same = "mean = x.mean(axis=1, keepdims=True) → mean = x.mean(axis=-1, keepdims=True)"
-    path = course / "ci/equivalents.toml"
+    path = course / "ci/equivalents/sample.first.toml"
     listed = path.read_text(encoding="utf-8")
     problems, tallies = audit.audit(course, FULL)
     assert not problems and [survivor.change for survivor in tallies[0].survivors] == [same]

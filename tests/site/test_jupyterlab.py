@@ -125,7 +125,7 @@ def test_a_slider_is_live(opened):
     tab.locator(".jp-Notebook .jp-Cell").first.click()
     run(tab)
     tab.get_by_text("k is 1.0").wait_for(timeout=30_000)
-    handle = tab.locator(".jupyter-widgets .noUi-handle")
+    handle = tab.locator(".widget-slider .noUi-handle")
     handle.focus()
     tab.keyboard.press("ArrowRight")
     tab.get_by_text("k is 2.0").wait_for(timeout=15_000)
