@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from groundup.autograd import graph
 from groundup.autograd.graph import Value, backpropagate, descend, topological_order
 from groundup.check import grade
+from tests.lessons.edits import edited
 
 # Every operation of Value, written so that it is defined and small for every input: (name, step).
 STEPS = {
@@ -159,21 +160,10 @@ SLIPS = {
 }
 
 
-def edited(name, edits):
-    """The course's version of an exercise, with some of its text replaced."""
-    source = inspect.getsource(getattr(graph, name))
-    for old, new in edits:
-        assert old in source, old
-        source = source.replace(old, new)
-    learners = {**vars(graph), "np": np}
-    exec(source, learners)
-    return learners[name]
-
-
 @pytest.mark.parametrize(("name", "slip"), [(name, slip) for name in SLIPS for slip in SLIPS[name]])
 def test_reply_can_be_read(name, slip):
     old, new, said = slip
-    result = grade(f"autograd.graph.{name}", edited(name, [(old, new)]), seed=0)
+    result = grade(f"autograd.graph.{name}", edited(graph, name, (old, new)), seed=0)
     assert result.status == "failed"
     assert said in result.message
 
@@ -278,7 +268,7 @@ WRONG = [
 @pytest.mark.parametrize(("name", "edits"), WRONG)
 def test_wrong_answers_are_not_accepted(name, edits):
     for seed in range(2):
-        assert not grade(f"autograd.graph.{name}", edited(name, edits), seed=seed).passed
+        assert not grade(f"autograd.graph.{name}", edited(graph, name, *edits), seed=seed).passed
 
 
 def test_recursion_with_a_raised_limit_is_told_truly():
@@ -431,8 +421,8 @@ NUMPY = [
 def right_answers():
     yield "gradients_by_hand", an_array_of_four
     yield "gradients_by_hand", a_list_of_four
-    yield "Value", edited("Value", [(DIVIDE, OWN_DIVISION), ("return self**-1 * other", OWN_REFLECTED)])
-    yield "Value", edited("Value", NUMPY)
+    yield "Value", edited(graph, "Value", (DIVIDE, OWN_DIVISION), ("return self**-1 * other", OWN_REFLECTED))
+    yield "Value", edited(graph, "Value", *NUMPY)
     yield "topological_order", kahn
     yield "topological_order", ids_and_iterators
     yield "backpropagate", backpropagate_by_kahn

@@ -1,7 +1,5 @@
 """The lesson autograd.pytorch: its functions against nudging, torch.autograd.functional and whole batches."""
 
-import inspect
-
 import numpy as np
 import pytest
 import torch
@@ -17,6 +15,7 @@ from groundup.autograd.pytorch import (
     standardise,
 )
 from groundup.check import grade
+from tests.lessons.edits import edited
 
 seeds = st.integers(0, 2**31 - 1)
 
@@ -132,21 +131,10 @@ SLIPS = {
 }
 
 
-def edited(name, *edits):
-    """The course's version of an exercise with some texts exchanged."""
-    source = inspect.getsource(getattr(pytorch, name))
-    for old, new in edits:
-        assert old in source
-        source = source.replace(old, new)
-    learners = dict(vars(pytorch))
-    exec(source, learners)
-    return learners[name]
-
-
 @pytest.mark.parametrize(("name", "slip"), [(name, slip) for name in SLIPS for slip in SLIPS[name]])
 def test_reply_can_be_read(name, slip):
     old, new, said = slip
-    result = grade(f"autograd.pytorch.{name}", edited(name, (old, new)), seed=0)
+    result = grade(f"autograd.pytorch.{name}", edited(pytorch, name, (old, new)), seed=0)
     assert result.status == "failed"
     assert said in result.message
 
@@ -235,10 +223,10 @@ WRONG = [
     ("hessian_vector_product", row_by_row),
     ("hessian_vector_product", nudges_the_gradient),
     ("descend_near_average", w_stops_wanting),
-    ("descend_near_average", edited("descend_near_average", *DETACHED_IN_THE_LOSS)),
-    ("descend_near_average", edited("descend_near_average", ("losses = []", "losses, held = [], []"),
+    ("descend_near_average", edited(pytorch, "descend_near_average", *DETACHED_IN_THE_LOSS)),
+    ("descend_near_average", edited(pytorch, "descend_near_average", ("losses = []", "losses, held = [], []"),
                                     ("loss.backward()", "loss.backward(); held.append(loss)"))),
-    ("descend_near_average", edited("descend_near_average", ("w -= ", "w[:] = w - "))),
+    ("descend_near_average", edited(pytorch, "descend_near_average", ("w -= ", "w[:] = w - "))),
 ]  # fmt: skip
 
 
@@ -250,7 +238,7 @@ def test_wrong_answer_fails(number):
 
 
 def test_graphs_that_pile_up_are_told():
-    wrong = edited("descend_near_average", *DETACHED_IN_THE_LOSS)
+    wrong = edited(pytorch, "descend_near_average", *DETACHED_IN_THE_LOSS)
     assert "graphs pile up" in grade("autograd.pytorch.descend_near_average", wrong, seed=0).message
 
 

@@ -1,6 +1,5 @@
 """The lesson autograd.tensors: its engine against torch on programs that hypothesis makes up, and its checks."""
 
-import inspect
 import math
 
 import numpy as np
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from groundup.autograd import tensors
 from groundup.autograd.tensors import Tensor, index_gradient, matmul_gradients, spread, unbroadcast
 from groundup.check import grade
+from tests.lessons.edits import edited
 
 # Every operation, on the latest result u of any shape: (ours or torch's, a random generator) → the next result.
 # Programs run twice with generators of one seed, so that both engines are asked for the same.
@@ -276,17 +276,6 @@ SLIPS = [
 ]
 
 
-def edited(name, *edits):
-    """The course's version of a function or class, with pairs of old and new text exchanged."""
-    source = inspect.getsource(getattr(tensors, name))
-    for old, new in edits:
-        assert old in source
-        source = source.replace(old, new)
-    learners = dict(vars(tensors))
-    exec(source, learners)
-    return learners[name]
-
-
 def unbroadcast_without_keepdims(grad, shape):
     grad = grad.sum(axis=tuple(range(grad.ndim - len(shape))))
     for k, n in enumerate(shape):
@@ -337,14 +326,14 @@ def test_a_backward_that_reads_the_grad_of_its_result_is_told():
         "return Tensor(np.maximum(self.data, 0), (self,), backward)",
         "out = Tensor(np.maximum(self.data, 0), (self,), backward); return out",
     )
-    learners = edited("Tensor", swap, ("(self.data > 0) * grad", "(self.data > 0) * out.grad"))
+    learners = edited(tensors, "Tensor", swap, ("(self.data > 0) * grad", "(self.data > 0) * out.grad"))
     assert "do you read `result.grad`?" in grade("autograd.tensors.Tensor", learners, seed=0).message
 
 
 @pytest.mark.parametrize("slip", SLIPS)
 def test_reply_can_be_read(slip):
     name, old, new, said = slip
-    result = grade(f"autograd.tensors.{name}", edited(name, (old, new)), seed=0)
+    result = grade(f"autograd.tensors.{name}", edited(tensors, name, (old, new)), seed=0)
     assert result.status in ("failed", "error")
     assert said in result.message or said == result.mistake, (result.mistake, result.message)
 
@@ -472,7 +461,7 @@ def test_right_for_easy_inputs_only(wrong):
 @pytest.mark.parametrize("name", WRONG_TENSORS)
 def test_wrong_tensors_are_refused(name):
     for seed in range(3):
-        result = grade("autograd.tensors.Tensor", edited("Tensor", *WRONG_TENSORS[name]), seed=seed)
+        result = grade("autograd.tensors.Tensor", edited(tensors, "Tensor", *WRONG_TENSORS[name]), seed=seed)
         assert result.status in ("failed", "error")
 
 
@@ -533,5 +522,5 @@ def test_right_answers_written_differently_pass(right):
 @pytest.mark.parametrize("name", RIGHT_TENSORS)
 def test_right_tensors_pass(name):
     for seed in range(3):
-        result = grade("autograd.tensors.Tensor", edited("Tensor", *RIGHT_TENSORS[name]), seed=seed)
+        result = grade("autograd.tensors.Tensor", edited(tensors, "Tensor", *RIGHT_TENSORS[name]), seed=seed)
         assert result.passed, result.message

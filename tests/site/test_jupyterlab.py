@@ -128,4 +128,4 @@ def test_a_slider_is_live(opened):
     handle = tab.locator(".widget-slider .noUi-handle")
     handle.focus()
     tab.keyboard.press("ArrowRight")
-    tab.get_by_text("k is 2.0").wait_for(timeout=15_000)
+    tab.get_by_text("k is 2.0").first.wait_for(timeout=15_000)
