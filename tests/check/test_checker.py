@@ -449,3 +449,19 @@ def test_histogram():
 
 def test_the_checkers_repr_lists_the_exercises():
     assert "softmax" in repr(Checker("kinds.small", [kinds.softmax]))
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("It has a *row* for each.", "It has a <em>row</em> for each."),
+        ("*Their mean* is the loss", "<em>Their mean</em> is the loss"),
+        ("x * y and 2*h*k", "x * y and 2*h*k"),
+        ("f(*args, *more)", "f(*args, *more)"),
+        ("Write x**2, not *x", "Write x**2, not *x"),
+    ],
+)
+def test_a_stressed_word_is_emphasis_and_a_product_is_not(said, shown):
+    from groundup.check.show import _emphasised
+
+    assert _emphasised(said) == shown

@@ -3,6 +3,8 @@
 import inspect
 from types import ModuleType
 
+import numpy
+
 
 def edited(module: ModuleType, name: str, *edits: tuple[str, str]):
     """The function or class `name` of `module` with pairs of old and new text exchanged, as a learner might define it.
@@ -14,6 +16,6 @@ def edited(module: ModuleType, name: str, *edits: tuple[str, str]):
     for old, new in edits:
         assert old in source, old
         source = source.replace(old, new)
-    learners = dict(vars(module))
+    learners = {"np": numpy, **vars(module)}  # a notebook has np, whatever the lesson exports
     exec(source, learners)
     return learners[name]

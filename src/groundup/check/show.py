@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import html
+import re
 import sys
 from typing import Any
 
@@ -30,7 +31,7 @@ def html_of(name: str, result: Any) -> str:
     sign, word, colour = _LOOKS[result.status]
     label = f"<b>{html.escape(name)}</b>: {word}" if name else word
     first, *rest = result.message.split("\n")
-    body = f'<div style="margin-top:.25em">{html.escape(first)}</div>'
+    body = f'<div style="margin-top:.25em">{_emphasised(html.escape(first))}</div>'
     if rest:
         body += (
             '<pre style="margin:.4em 0 0;padding:0;background:none;color:inherit;border:0;white-space:pre-wrap;'
@@ -40,6 +41,11 @@ def html_of(name: str, result: Any) -> str:
         f'<div role="status" style="border:1px solid currentColor;border-left:.4em solid {colour};border-radius:.3em;'
         f'padding:.5em .8em;margin:.3em 0;max-width:48em;color:inherit"><span aria-hidden="true">{sign}</span> {label}{body}</div>'
     )
+
+
+def _emphasised(text: str) -> str:
+    """`*word*`, with which a sentence stresses a word, as emphasis; a product such as a * b stays as it is."""
+    return re.sub(r"(?<![\w*.])\*(\w(?:[^*\n]*\w)?)\*(?![\w*.(\[])", r"<em>\1</em>", text)
 
 
 def show(name: str, result: Any) -> None:

@@ -160,7 +160,9 @@ def _log(values: list[list]) -> dict:
     """A log axis with a tick for each power of ten, or at 1, 2 and 5 where that gives too few."""
     positive = [value for part in values for value in part if isinstance(value, (int, float)) and value > 0]
     decades = math.log10(max(positive) / min(positive)) if positive else 0
-    return {"type": "log", "dtick": "D2" if decades < 2 else math.ceil(decades / 10)}
+    # Powers of ten as such: plotly would mix 0.01 with 100μ and 10B. Level, as in every other frame of a slider.
+    dtick = "D2" if decades < 2 else math.ceil(decades / 6)
+    return {"type": "log", "dtick": dtick, "exponentformat": "power", "tickangle": 0}
 
 
 def _titled(fig, title: str):
