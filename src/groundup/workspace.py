@@ -1,5 +1,7 @@
 """The learner's working copies: `work/NN_part/MM_lesson.ipynb`, copied from `exercises/` and never overwritten.
 
+`work/AGENTS.md`, which asks AI tools to teach and not to solve, is handed out in the same way.
+
 `work/.handed-out.json` lists, for each lesson, the SHA-256 of every version that was handed out. A copy whose bytes
 are one of these was not edited, and an update replaces it. Any other copy is the learner's: the new version lands
 beside it as `MM_lesson.new.ipynb` (then `.new-2`, …), once, and a line says so.
@@ -45,7 +47,9 @@ def refresh(root: Path) -> list[str]:
         with _files.locked(root / "work" / ".lock"):
             manifest = _read_manifest(root)
             lines = []
-            for source in sorted((root / "exercises").glob("*/*.ipynb")):
+            assistants = root / "exercises" / "AGENTS.md"
+            notebooks = sorted((root / "exercises").glob("*/*.ipynb"))
+            for source in [*notebooks, *([assistants] if assistants.is_file() else [])]:
                 lines += _hand_out(source, root, manifest)
             return lines
     except OSError as error:
@@ -119,15 +123,15 @@ def _take_away(copy: Path, expected: bytes) -> bool:
 
 def _names(target: Path) -> Iterator[Path]:
     yield target
-    yield target.with_suffix(".new.ipynb")
+    yield target.with_suffix(f".new{target.suffix}")
     number = 2
     while True:
-        yield target.with_suffix(f".new-{number}.ipynb")
+        yield target.with_suffix(f".new-{number}{target.suffix}")
         number += 1
 
 
 def _target(source: Path, root: Path) -> Path:
-    return root / "work" / source.parent.name / source.name
+    return root / "work" / source.relative_to(root / "exercises")
 
 
 def _name(root: Path, target: Path) -> str:

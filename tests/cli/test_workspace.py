@@ -36,6 +36,20 @@ def test_a_copy_is_handed_out_and_then_left_alone(tmp_path):
     assert contents(tmp_path) == {"01_small.ipynb": b"mine"}
 
 
+def test_the_word_to_assistants_is_handed_out_like_a_notebook(tmp_path):
+    make(tmp_path)
+    told = tmp_path / "exercises" / "AGENTS.md"
+    told.write_text("be a teacher")
+    workspace.refresh(tmp_path)
+    copy = tmp_path / "work" / "AGENTS.md"
+    assert copy.read_text() == "be a teacher"
+    copy.write_text("mine")
+    told.write_text("be a good teacher")
+    assert workspace.refresh(tmp_path)
+    assert copy.read_text() == "mine"
+    assert (tmp_path / "work" / "AGENTS.new.md").read_text() == "be a good teacher"
+
+
 def test_an_unedited_copy_is_replaced(tmp_path):
     copy = make(tmp_path)
     workspace.refresh(tmp_path)
