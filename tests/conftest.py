@@ -13,7 +13,9 @@ if shutil.which("nvidia-smi") is None:
 
 from jaxtyping import install_import_hook
 
+from tests import typecheck  # the hook names it, and imports only `tests`
+
 # The library that the lessons export is typed with shapes; in tests every call to it is checked against them.
 _CURRICULUM = Path(__file__).resolve().parent.parent / "ci" / "curriculum.toml"
 _PARTS = [part["id"] for part in tomllib.loads(_CURRICULUM.read_text(encoding="utf-8"))["part"]]
-install_import_hook([f"groundup.{part}" for part in _PARTS], "beartype.beartype")
+install_import_hook([f"groundup.{part}" for part in _PARTS], f"{typecheck.__name__}.checked")

@@ -235,6 +235,7 @@ def dress_page(app: Sphinx, pagename: str, templatename: str, context: dict, doc
         sheet for sheet in context["css_files"] if any(part in str(sheet.filename) for part in STYLES)
     ]
     context["groundup_figures"] = figures
+    context["groundup_description"] = description(body)
     identity = next((key for key, page in app.groundup_course.ready.items() if page == pagename), None)
     if identity:
         course = app.groundup_course
@@ -244,6 +245,14 @@ def dress_page(app: Sphinx, pagename: str, templatename: str, context: dict, doc
             f" · Lesson {place}" if place else ""
         )
         context["body"] = body.replace("<h1>", f'<p class="eyebrow">{eyebrow}</p><h1>', 1)
+
+
+def description(body: str) -> str:
+    """The page's first paragraph as plain text, cut at a word: what a search engine or a shared link shows."""
+    found = re.search(r"</h1>.*?<p(?:\s[^>]*)?>(.*?)</p>", body, re.S)
+    words = html.unescape(re.sub(r"<[^>]+>", "", found[1])).split() if found else []
+    text = " ".join(words)
+    return text if len(text) <= 160 else text[:160].rsplit(" ", 1)[0] + " …"
 
 
 def copy_assets(app: Sphinx, error: Exception | None) -> None:

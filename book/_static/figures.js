@@ -1,9 +1,20 @@
 // Draws the figures of a page from the plotly JSON that stands beside them, in the colours of the page's theme, and
-// gives a figure with frames a slider that works by mouse, touch and keyboard, with no kernel behind it.
+// gives a figure with frames a slider that works by mouse, touch and keyboard, with no kernel behind it. plotly.js is
+// large: it is loaded when the first figure comes near the window, or when the reader begins to move.
 (() => {
   "use strict";
   const palettes = window.groundupPalettes;
   const root = document.documentElement;
+  const address = document.currentScript.dataset.plotly;
+
+  let loading = null;
+  function plotly() {
+    loading ??= new Promise((resolve, reject) => {
+      const script = Object.assign(document.createElement("script"), { src: address, onload: resolve, onerror: reject });
+      document.head.append(script);
+    });
+    return loading;
+  }
 
   // Figures are stored in one neutral palette; each colour of it has a name, and a value in each theme.
   function themed() {
@@ -65,7 +76,8 @@
     scroller(plot, stored.layout.meta?.min_width);
     const { sliders, updatemenus, ...layout } = stored.layout;
     let at = null;
-    const draw = () => {
+    const draw = async () => {
+      await plotly();
       const colours = themed();
       // A frame says all that it shows, so it is drawn as a figure of its own.
       const frame = at === null ? stored : stored.frames[at];
@@ -91,10 +103,29 @@
     return draw;
   }
 
-  const draws = [...document.querySelectorAll(".figure-plot")].map((plot) => {
-    const draw = figure(plot);
-    draw();
-    return draw;
-  });
-  new MutationObserver(() => draws.forEach((draw) => draw())).observe(root, { attributeFilter: ["data-theme"] });
+  const draws = new Map([...document.querySelectorAll(".figure-plot")].map((plot) => [plot, figure(plot)]));
+  const drawn = new Set();
+  const show = (plot) => {
+    near.unobserve(plot);
+    if (drawn.has(plot)) return null;
+    drawn.add(plot);
+    return draws.get(plot)();
+  };
+  const near = new IntersectionObserver(
+    (entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => show(entry.target)),
+    { rootMargin: "800px 0px" },
+  );
+  draws.forEach((_, plot) => near.observe(plot));
+
+  // Once somebody reads, the rest follows one by one, so that searching, jumping and printing find every figure.
+  const begun = ["scroll", "pointermove", "keydown", "touchstart", "beforeprint"];
+  const rest = async () => {
+    begun.forEach((name) => removeEventListener(name, rest));
+    for (const plot of draws.keys()) {
+      await show(plot);
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  };
+  begun.forEach((name) => addEventListener(name, rest, { passive: true }));
+  new MutationObserver(() => drawn.forEach((plot) => draws.get(plot)())).observe(root, { attributeFilter: ["data-theme"] });
 })();

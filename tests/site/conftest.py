@@ -92,6 +92,7 @@ def visit(contexts, address):
         tab.goto(address + page, wait_until="load")
         tab.wait_for_function("!window.MathJax || (MathJax.startup && MathJax.startup.promise)")
         tab.evaluate("window.MathJax && MathJax.startup.promise")
+        tab.evaluate("dispatchEvent(new Event('scroll'))")  # a reader begins: now every figure is drawn
         tab.wait_for_function(
             "[...document.querySelectorAll('.figure-plot')].every((plot) => plot.querySelector('svg.main-svg'))"
         )

@@ -24,6 +24,8 @@ __all__ = [
 
 
 class Handle:
+    """What registering a hook returns: `remove()` takes the hook away again."""
+
     def __init__(self, hooks: dict):
         self.hooks = hooks
 
@@ -146,6 +148,8 @@ class Linear(Module):
 
 
 class ReLU(Module):
+    """The number where it is above 0, else 0."""
+
     def forward(self, x):
         return x.relu()
 
