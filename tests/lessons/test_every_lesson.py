@@ -9,7 +9,7 @@ import importlib
 import pytest
 
 from groundup import catalogue
-from groundup.check import grade, load
+from groundup.check import grade
 
 EXERCISES = [exercise["id"] for lesson in catalogue.lessons() for exercise in lesson["exercises"]]
 NO_ANSWER = {
@@ -22,13 +22,14 @@ NO_ANSWER = {
 
 
 @pytest.mark.parametrize("id", EXERCISES)
-def test_the_solution_passes_on_many_seeds(id, monkeypatch):
-    # Whether an answer is right is asked here, not whether it is quick: each call's shapes are checked, which is slow.
-    monkeypatch.setattr(load(id), "seconds", 60.0)
+def test_the_solution_passes_on_many_seeds(id):
     module, name = id.rsplit(".", 1)
     solution = getattr(importlib.import_module(f"groundup.{module}"), name)
     for seed in range(12):
-        result = grade(id, solution, seed=seed)
+        for _ in range(3):  # each call's shapes are checked here, which is slow on a busy machine
+            result = grade(id, solution, seed=seed)
+            if result.status != "timeout":
+                break
         assert result.status == "passed", (seed, result.message)
 
 
