@@ -25,7 +25,7 @@ NO_ANSWER = {
 def test_the_solution_passes_on_many_seeds(id):
     module, name = id.rsplit(".", 1)
     solution = getattr(importlib.import_module(f"groundup.{module}"), name)
-    for seed in range(12):
+    for seed in range(6):
         for _ in range(3):  # each call's shapes are checked here, which is slow on a busy machine
             result = grade(id, solution, seed=seed)
             if result.status != "timeout":

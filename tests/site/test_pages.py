@@ -102,7 +102,17 @@ def test_the_home_page_quotes_the_autograder_word_for_word(site, soups):
 
 
 def _copy_of_the_course(folder: Path) -> Path:
-    for name in ("_config.yml", "_toc.yml", "index.md", "book", "chapters", "ci", "exercises", "solutions"):
+    for name in (
+        "_config.yml",
+        "_toc.yml",
+        "index.md",
+        "book",
+        "chapters",
+        "ci",
+        "exercises",
+        "solutions",
+        "src",
+    ):
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copyfile)(source, folder / name)
     return folder
