@@ -113,7 +113,7 @@ def learners(name: str, source: str):
     """The learner's own version, in a notebook where the rest is the course's."""
     names = dict(vars(training)) | {
         "cross_entropy": inspect.unwrap(cross_entropy),
-        "other_images": np.ones((61, 64)),
+        "other_images": np.zeros((61, 64)),
     }
     exec(textwrap.dedent(source), names)
     return names[name]
@@ -718,6 +718,7 @@ SLIPS = [
     ("train", "labels[rows]", "labels[: len(rows)]", "Images and labels do not belong together"),
     ("train", "loss_of(model", "cross_entropy(model", "`loss_of`, the argument of train"),
     ("train", "images[rows]", "other_images[rows]", "rows that are not in `images`"),
+    ("train", "labels[rows]", "other_images[rows, 0]", "labels that are not in `labels`"),
     ("train", "loss.data.item()", "loss_of(model(images[rows]), labels[rows]).data.item()", "computed_anew"),
     ("init_weights", "rng.normal(", "np.random.normal(0, 1, ", "drawn_from_elsewhere"),
     ("init_weights", "rng.normal(", "np.random.default_rng().normal(", "drawn_from_elsewhere"),
@@ -729,6 +730,12 @@ SLIPS = [
     ),
     ("MLP", "x = (x @ weights + bias).relu()", "h = x; x = np.maximum(x @ weights + bias, 0)", ".relu()"),
     ("MLP", "x = (x @ weights", "x = (x @ weights.data", "no slope arrives there"),
+    (
+        "MLP",
+        "return [x, *self.hidden(x)]",
+        "self.kept = getattr(self, 'kept', None) or self.hidden(x)\n        return [x, *self.kept]",
+        "afresh in every call",
+    ),
     (
         "MLP",
         "x = (x @ weights + bias).relu()\n            outputs.append(x)",
