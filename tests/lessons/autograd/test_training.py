@@ -111,7 +111,10 @@ def test_training_follows_plain_descent(n, batch_size, seed):
 
 def learners(name: str, source: str):
     """The learner's own version, in a notebook where the rest is the course's."""
-    names = dict(vars(training))
+    names = dict(vars(training)) | {
+        "cross_entropy": inspect.unwrap(cross_entropy),
+        "other_images": np.zeros((61, 64)),
+    }
     exec(textwrap.dedent(source), names)
     return names[name]
 
@@ -285,6 +288,12 @@ WRONG = {
         "def dead_units(hidden):\n    return (np.median(hidden, axis=0) == 0).mean()",
     ],
     "minibatches": [
+        # lists
+        """
+        def minibatches(rng, n, batch_size):
+            order = rng.permutation(n).tolist()
+            return [order[k : k + batch_size] for k in range(0, n, batch_size)]
+        """,
         # tuples, with which x[rows] is one entry
         """
         def minibatches(rng, n, batch_size):
@@ -521,6 +530,34 @@ WRONG = {
         """,
     ],
     "train": [
+        # two generators with one seed, drawn from rng: for each epoch, or of many bits for all of them
+        """
+        def train(model, optimizer, loss_of, images, labels, rng, epochs, batch_size):
+            losses = []
+            for _ in range(epochs):
+                seed = int(rng.integers(1000))
+                a, b = np.random.default_rng(seed), np.random.default_rng(seed)
+                n = len(images)
+                for mine, others in zip(minibatches(a, n, batch_size), minibatches(b, n, batch_size)):
+                    loss = loss_of(model(images[mine]), labels[others])
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+                    losses.append(loss.data.item())
+            return losses
+        """,
+        """
+        def train(model, optimizer, loss_of, images, labels, rng, epochs, batch_size):
+            losses, own = [], np.random.default_rng(rng.integers(2**32, size=4))
+            for _ in range(epochs):
+                for rows in minibatches(own, len(images), batch_size):
+                    loss = loss_of(model(images[rows]), labels[rows])
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+                    losses.append(loss.data.item())
+            return losses
+        """,
         # generators of its own
         """
         def train(model, optimizer, loss_of, images, labels, rng, epochs, batch_size):
@@ -665,7 +702,7 @@ SLIPS = [
     ("MLP", ").relu()", ")", "no_relu_at_all"),
     ("MLP", "np.zeros(n_out)", "np.zeros(n_in)", "the bias of layer 1"),
     ("train", "images[rows]), labels[rows]", "images), labels", "all_examples_in_every_step"),
-    ("minibatches", "yield order", "return order", "one axis"),
+    ("minibatches", "yield order", "return order", "a `yield` should"),
     (
         "minibatches",
         "range(0, n, batch_size)",
@@ -679,6 +716,39 @@ SLIPS = [
     ("train", "loss.data.item()", "loss", "plain numbers"),
     ("train", "return losses", "pass", "Is a return missing?"),
     ("train", "labels[rows]", "labels[: len(rows)]", "Images and labels do not belong together"),
+    ("train", "loss_of(model", "cross_entropy(model", "`loss_of`, the argument of train"),
+    ("train", "images[rows]", "other_images[rows]", "rows that are not in `images`"),
+    ("train", "labels[rows]", "other_images[rows, 0]", "labels that are not in `labels`"),
+    ("train", "loss.data.item()", "loss_of(model(images[rows]), labels[rows]).data.item()", "computed_anew"),
+    ("init_weights", "rng.normal(", "np.random.normal(0, 1, ", "drawn_from_elsewhere"),
+    ("init_weights", "rng.normal(", "np.random.default_rng().normal(", "drawn_from_elsewhere"),
+    (
+        "init_weights",
+        "rng.normal(size=(n_in, n_out)) * math.sqrt(2 / n_in)",
+        "rng.normal(math.sqrt(2 / n_in), size=(n_in, n_out))",
+        "moved_by_the_deviation",
+    ),
+    ("MLP", "x = (x @ weights + bias).relu()", "h = x; x = np.maximum(x @ weights + bias, 0)", ".relu()"),
+    ("MLP", "x = (x @ weights", "x = (x @ weights.data", "no slope arrives there"),
+    (
+        "MLP",
+        "return [x, *self.hidden(x)]",
+        "self.kept = getattr(self, 'kept', None) or self.hidden(x)\n        return [x, *self.kept]",
+        "afresh in every call",
+    ),
+    (
+        "MLP",
+        "x = (x @ weights + bias).relu()\n            outputs.append(x)",
+        "outputs.append((x @ weights + bias).relu())",
+        "every_layer_sees_the_input",
+    ),
+    (
+        "minibatches",
+        "order[start : start + batch_size]",
+        "rng.choice(n, size=min(batch_size, n - start), replace=False)",
+        "shuffled_anew_for_each_batch",
+    ),
+    ("find_learning_rate", "loss > blow_up", "loss >= blow_up", "stopped_at_the_limit"),
 ]
 
 

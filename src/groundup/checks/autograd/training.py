@@ -5,8 +5,10 @@ runs on a model, a loss and an optimizer of ours, which write down how they are 
 must hold of every draw, and by chi-square tests. An observation that is a text is a sentence for the learner.
 """
 
+import copy
 import itertools
 import math
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -25,8 +27,24 @@ def by_name(got, expected) -> str | None:
         return None if type(got) is type(expected) and got == expected else str(got)
     for name in expected:
         if difference := compare(got.get(name), expected[name]):
-            return f"{name}: {difference.replace('you returned', 'yours is')}"
+            return _of(name, difference)
     return None
+
+
+def _of(name, difference) -> str:
+    """A difference of one entry, in words that fit its name."""
+    has = re.search(r"you returned \d+ item", difference)
+    return f"{name}: {difference.replace('you returned', 'yours has' if has else 'yours is')}"
+
+
+def _words_drawn(generator, start, most) -> int:
+    """How many random words of 64 bits a generator has used since it was as `start`; `most` if more, or unknown."""
+    end, start = generator.bit_generator.state["state"], copy.deepcopy(start)
+    for words in range(most):
+        if start.bit_generator.state["state"] == end:
+            return words
+        start.bit_generator.random_raw()
+    return most
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -49,10 +67,14 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
 @init_weights.observe
 def _(obj, seed, n_in, n_out):
     rng = np.random.default_rng(seed)
+    start = copy.deepcopy(rng)
     first = obj(rng, n_in, n_out)
     if first is None:
         return None
-    return {"The weights": first, "The weights of a second call": obj(rng, n_in, n_out)}
+    second = obj(rng, n_in, n_out)
+    if not _words_drawn(rng, start, 1) and compare(first, second):
+        return "Random numbers came, but `rng` drew none of them."
+    return {"The weights": first, "The weights of a second call": second}
 
 
 @init_weights.oracle
@@ -73,7 +95,7 @@ def _he(rng, n_in, n_out, size=None):
 
 @init_weights.mistake
 def scaled_by_the_outputs(rng, n_in, n_out):
-    """You divided by the number of outputs. Each unit sums over its *inputs*, so it is n_in that makes the sum grow."""
+    """You divided by the number of outputs. Each unit sums over its inputs, so it is n_in that makes the sum grow."""
     return rng.normal(size=(n_in, n_out)) * math.sqrt(2 / n_out)
 
 
@@ -123,6 +145,24 @@ def wrong_way_round(rng, n_in, n_out):
 def drawn_uniformly(rng, n_in, n_out):
     """You drew with rng.random, evenly between 0 and 1: no weight is negative, so all units do nearly the same. Draw from the normal distribution, around 0."""
     return rng.random(size=(n_in, n_out)) * math.sqrt(2 / n_in)
+
+
+@init_weights.mistake(shape=True)
+def drawn_around_zero_but_evenly(rng, n_in, n_out):
+    """You drew evenly between −1 and 1. The mean square of such numbers is 1/3, not 1, so the signal dies away. Draw from the normal distribution."""
+    return rng.uniform(-1, 1, size=(n_in, n_out)) * math.sqrt(2 / n_in)
+
+
+@init_weights.mistake(shape=True)
+def moved_by_the_deviation(rng, n_in, n_out):
+    """You added the standard deviation instead of multiplying with it. (The first argument of rng.normal is the mean, the second the standard deviation.) The mean must be 0."""
+    return rng.normal(math.sqrt(2 / n_in), size=(n_in, n_out))
+
+
+@init_weights.mistake(shape=True)
+def drawn_from_elsewhere(rng, n_in, n_out):
+    """You did not draw from `rng`: np.random.normal, for example, uses a generator of its own. Then the seed does not fix the network, and no run can be repeated. Call rng.normal."""
+    return np.random.normal(0, math.sqrt(2 / n_in), size=(n_in, n_out))
 
 
 @init_weights.mistake(shape=True)
@@ -177,6 +217,18 @@ def _problem(kind, made) -> str | None:
 
 @MLP.observe
 def _(obj, sizes, seed, x):
+    try:
+        return _look_at(obj, sizes, seed, x)
+    except TypeError as error:
+        if "__array_ufunc__" not in str(error):
+            raise
+        raise TypeError(
+            "a function of NumPy, such as np.maximum, cannot work on a Tensor: the chain of parents would end there. "
+            "Use the Tensor's own method, .relu()"
+        ) from error
+
+
+def _look_at(obj, sizes, seed, x):
     rng = np.random.default_rng(seed)
     model = obj(sizes, rng)
     parameters = list(model.parameters())
@@ -254,7 +306,25 @@ def _(sizes, seed, x):
     return seen | {n: g.numpy() for n, g in zip(_named(sizes, "The gradient of "), grads, strict=True)}
 
 
-MLP.agree(by_name)
+@MLP.agree
+def _(got, expected):
+    difference = by_name(got, expected)
+    if (
+        difference
+        and "logits" in difference.partition(":")[0]
+        and isinstance(got, dict)
+        and isinstance(expected, dict)
+    ):
+        same = [
+            compare(seen.get("The logits at the start"), seen.get("The logits of −x at the start"))
+            for seen in (got, expected)
+        ]
+        if not same[0] and same[1]:
+            return "Another x gives the same logits as the one before. Do you keep what the hidden layers gave? Run through them afresh in every call: x changes, and so do the weights."
+    if difference and difference.startswith("The gradient of ") and "are all 0" in difference:
+        name = difference.partition(":")[0]
+        return f"{name} is 0: no slope arrives there. Did you take the numbers out of a Tensor on the way, with .data? Compute with the Tensors."
+    return difference
 
 
 class _Network:
@@ -357,6 +427,8 @@ class every_layer_sees_the_input(_Network):
     """Each of your layers starts from x again. The result of a layer must be the input of the next."""
 
     def hidden(self, x):
+        if any(weights.shape[0] != x.shape[1] for weights, _ in self.layers[:-1]):
+            raise ValueError("matmul: Input operand 1 has a mismatch in its core dimension 0")
         return [(Node(x) @ weights + bias).relu() for weights, bias in self.layers[:-1]]
 
 
@@ -472,13 +544,13 @@ def counted_zeros(hidden):
 
 @dead_units.mistake
 def off_for_one_example(hidden):
-    """You counted a unit as dead when it is off for *some* example. That is what relu is for; it is dead when it is off for all of them."""
+    """You counted a unit as dead when it is off for a single example. That is what relu is for; it is dead when it is off for all of them."""
     return float((hidden == 0).any(axis=0).mean())
 
 
 @dead_units.mistake
 def looked_along_the_units(hidden):
-    """You looked along the wrong axis: yours is the share of *examples* that switch no unit on. The examples lie along axis 0."""
+    """You looked along the wrong axis: yours is the share of examples that switch no unit on. The examples lie along axis 0."""
     return float((hidden == 0).all(axis=1).mean())
 
 
@@ -490,7 +562,7 @@ def counted_without_dividing(hidden):
 
 @dead_units.mistake
 def divided_by_the_examples(hidden):
-    """You divided the number of dead units by the number of examples. Their share is that of all *units*."""
+    """You divided the number of dead units by the number of examples. Their share is that of all units."""
     return float((hidden == 0).all(axis=0).sum() / len(hidden))
 
 
@@ -564,16 +636,19 @@ def _(obj, seed, n, batch_size):
     if batches is None:
         return None
     for rows in batches:
+        if isinstance(rows, list | tuple):
+            return f"Each batch must be an array of row numbers, but one of yours is a {type(rows).__name__}."
         kind = np.asarray(rows)
+        if kind.ndim == 0 and kind.dtype.kind in "iu":
+            return "You give single row numbers, where each batch must be an array of them. Does a `return` stand where a `yield` should?"
         if kind.ndim != 1 or kind.dtype.kind not in "iu":
             return f"Each batch must be an array of row numbers with one axis; one of yours has shape {kind.shape} and dtype {kind.dtype}."
-        if isinstance(rows, tuple):
-            return "Each batch must be an array: x[rows] with a tuple asks for one entry of x, not for rows."
-    seen = {
-        "The sizes of the batches": [len(rows) for rows in batches],
-        "All row numbers of the epoch, sorted": sorted(flat(batches)),
-    }
+    seen = {"The sizes of the batches": (sizes := [len(rows) for rows in batches])}
+    if sizes == _sizes(n, batch_size):  # an epoch may hold each row once by luck, but not all of them do
+        others = np.random.default_rng(seed + 1)
+        seen["twice"] = _twice([batches] + [epoch(others) for _ in range(30)])
     first = flat(batches)
+    seen["All row numbers of the epoch, sorted"] = None if seen.get("twice") else sorted(first)
     seen["same"] = first == flat(epoch(np.random.default_rng(seed)))
     following = flat(epoch(rng))
     if n >= 50:
@@ -585,7 +660,7 @@ def _(obj, seed, n, batch_size):
             )
             shared = [int((followed[:, 0] == followed[:, k]).sum()) for k in (1, 3)]
             seen["shared"] = np.array([[k, FEWER - k] for k in shared])
-    if _is_counted(n, batch_size) and sorted(first) == list(range(n)):
+    if _is_counted(n, batch_size) and sorted(first) == list(range(n)) and not seen.get("twice"):
         numbers = {way: k for k, way in enumerate(_orders(n, batch_size))}
         counts = np.zeros(len(numbers), dtype=np.int64)
         for _ in range(EPOCHS):
@@ -597,11 +672,28 @@ def _(obj, seed, n, batch_size):
     return seen
 
 
+def _sizes(n, batch_size) -> list[int]:
+    return [min(batch_size, n - k) for k in range(0, n, batch_size)]
+
+
+def _twice(epochs) -> str:
+    """Where a row comes twice in some epoch: the worst of it, in words."""
+    within = across = False
+    for batches in epochs:
+        rows = [[int(row) for row in batch] for batch in batches]
+        within |= any(len(set(batch)) < len(batch) for batch in rows)
+        everything = list(itertools.chain(*map(set, rows)))
+        across |= len(set(everything)) < len(everything)
+    if within:
+        return "A batch holds the same row twice."
+    return "Two batches of one epoch hold the same row, and so other rows come in none." if across else ""
+
+
 @minibatches.oracle
 def _(seed, n, batch_size):
-    full, left = divmod(n, batch_size)
     seen = {
-        "The sizes of the batches": [batch_size] * full + [left] * (left > 0),
+        "The sizes of the batches": _sizes(n, batch_size),
+        "twice": "",
         "All row numbers of the epoch, sorted": list(range(n)),
         "same": True,
     }
@@ -632,7 +724,10 @@ def _(got, expected):
         "other": "The order of the rows is not new and random in every epoch.",
     }
     for name, value in expected.items():
-        if name in UNLIKELY:
+        if name == "twice":
+            if got.get(name, "") != value:
+                return got.get(name) or "Every row comes once in every epoch."
+        elif name in UNLIKELY:
             if got.get(name) is None:
                 return "Not every epoch holds every row once."
             if agree_in_distribution(got[name], value):
@@ -683,8 +778,14 @@ def drawn_with_replacement(rng, n, batch_size):
 
 @minibatches.mistake
 def shuffled_anew_for_each_batch(rng, n, batch_size):
-    """You shuffled again for every batch. Then some rows come twice in an epoch and others not at all: shuffle once, before the loop."""
+    """You drew anew for every batch, from all rows. Then some rows come twice in an epoch and others not at all: shuffle once, before the loop, and cut."""
     return [rng.permutation(n)[k : k + batch_size] for k in range(0, n, batch_size)]
+
+
+@minibatches.mistake
+def cut_into_equal_parts(rng, n, batch_size):
+    """You cut into parts of nearly the same size, as np.array_split does. Each batch has batch_size rows, and only the last may be shorter."""
+    return np.array_split(rng.permutation(n), math.ceil(n / batch_size))
 
 
 @minibatches.mistake
@@ -771,7 +872,7 @@ find_learning_rate.agree(by_name)
 
 
 def _sweep(
-    step, rates, blow_up, *, against="smallest", keep=False, go_on=False, finite=True
+    step, rates, blow_up, *, against="smallest", keep=False, go_on=False, finite=True, at_limit=False
 ) -> tuple[list, list]:
     """The range test with its ways to go wrong."""
     kept, losses = [], []
@@ -784,6 +885,7 @@ def _sweep(
             "none": lambda _: math.inf,
         }
         too_large = bool(losses) and loss > blow_up * limit[against](losses)
+        too_large |= at_limit and bool(losses) and loss == blow_up * min(losses)
         if too_large or (finite and not math.isfinite(loss)):
             if keep:
                 kept.append(float(rate))
@@ -856,6 +958,20 @@ def always_four_times(step, low, high, steps, blow_up=4.0):
     return _sweep(step, np.geomspace(low, high, steps), 4.0)
 
 
+@find_learning_rate.mistake
+def stopped_at_the_limit(step, low, high, steps, blow_up=4.0):
+    """You stopped at a loss that is just blow_up times the smallest. It blows up only when it is larger."""
+    return _sweep(step, np.geomspace(low, high, steps), blow_up, at_limit=True)
+
+
+@find_learning_rate.mistake
+def tried_every_rate_first(step, low, high, steps, blow_up=4.0):
+    """You cut the lists at the right place, but you called `step` for the rates after it as well. Stop there: the network is ruined, and each step costs time."""
+    rates = np.geomspace(low, high, steps)
+    losses = iter([step(rate) for rate in rates])
+    return _sweep(lambda rate: next(losses), rates, blow_up)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 train = Exercise("autograd.training.train")
 
@@ -868,25 +984,33 @@ class _Bench:
         self.grad = np.full_like(self.weights, 0.7)  # left over from somebody else
         self.images, self.labels = images, labels
         self.batches, self.losses, self.pairs = [], [], True
+        self.gone_back = []  # the numbers of the losses that went backward
         self.pending = None  # the slope that the next step should use
         self.used = []  # which slopes each step really used
 
     def model(self, images):
-        return _Output(images, images @ self.weights)
+        if not isinstance(images, np.ndarray) or images.ndim != 2:
+            raise TypeError("the model wants some rows of `images`: an array with two axes")
+        places = {row.tobytes(): k for k, row in enumerate(self.images)}
+        rows = [places.get(row.tobytes()) for row in np.ascontiguousarray(images)]
+        if None in rows:
+            raise ValueError("the model got rows that are not in `images`: use the arguments of train")
+        return OutputOfTheModel(rows, images, images @ self.weights)
 
     def loss_of(self, output, labels):
-        if not isinstance(output, _Output):
+        if not isinstance(output, OutputOfTheModel):
             raise TypeError("loss_of got something that the model did not make")
-        places = {row.tobytes(): k for k, row in enumerate(self.images)}
-        rows = [places[row.tobytes()] for row in np.ascontiguousarray(output.images)]
+        rows = output._rows
         labels = np.asarray(labels)
+        if not np.isin(labels, self.labels).all():
+            raise ValueError("loss_of got labels that are not in `labels`: use the arguments of train")
         self.pairs &= labels.shape == (len(rows),) and bool((self.labels[rows] == labels).all())
         if labels.shape != (len(rows),):
             raise ValueError(f"{len(rows)} images came with labels of shape {labels.shape}")
         self.batches.append(rows)
-        off = output.data - labels
+        off = output._scores - labels
         self.losses.append(float((off**2).mean()))
-        return _Loss(self, self.losses[-1], 2 * output.images.T @ off / len(off))
+        return _Loss(self, len(self.losses) - 1, 2 * output._images.T @ off / len(off))
 
     def zero_grad(self):
         self.grad[...] = 0
@@ -902,16 +1026,28 @@ class _Bench:
         self.pending = None
 
 
-class _Output:
-    def __init__(self, images, data):
-        self.images, self.data = images, data
+class OutputOfTheModel:
+    """Only for loss_of; a trace may show its name to the learner."""
+
+    _advice = "hand what the model gives to `loss_of`, the argument of train, and to no other loss"
+    __array_ufunc__ = None
+
+    def __init__(self, rows, images, scores):
+        self._rows, self._images, self._scores = rows, images, scores
+
+    def __getattr__(self, name):
+        raise AttributeError(self._advice)
+
+    def __array__(self, *options, **more):
+        raise TypeError(self._advice)
 
 
 class _Loss:
     def __init__(self, bench, number, slope):
-        self.data, self.bench, self.slope = np.array(number), bench, slope
+        self.data, self.number, self.bench, self.slope = np.array(bench.losses[number]), number, bench, slope
 
     def backward(self):
+        self.bench.gone_back.append(self.number)
         self.bench.grad += self.slope
         self.bench.pending = self.slope
 
@@ -944,6 +1080,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("a short batch at the end", 23, 3, 5)
     yield case("batches that come out even", 24, 2, 6)
     yield case("one at a time", 12, 2, 1)
+    yield case("many examples", 61, 2, 16)
     yield case("no epoch at all", 5, 0, 2)
 
 
@@ -955,7 +1092,10 @@ def _(obj, images, labels, seed, epochs, batch_size):
         return bench, obj(*told)
 
     rng = np.random.default_rng(seed)
+    start = copy.deepcopy(rng)
     bench, losses = run(rng)
+    bits = epochs * math.lgamma(len(images) + 1) / math.log(2)  # to choose one of n! orders in each epoch
+    drawn = 64 * _words_drawn(rng, start, math.ceil(bits / 64)) >= bits
     if losses is None:
         return None
     if not isinstance(losses, list | tuple | np.ndarray):
@@ -966,9 +1106,12 @@ def _(obj, images, labels, seed, epochs, batch_size):
         return "Your list holds arrays without an axis. Record plain numbers: loss.data.item()."
     made = [float(loss) for loss in losses]
     a_epoch = math.ceil(len(images) / batch_size)
-    per_epoch = [bench.batches[k : k + a_epoch] for k in range(0, len(bench.batches), a_epoch)]
+    numbers = bench.gone_back or range(len(bench.batches))
+    batches, wanted = [bench.batches[k] for k in numbers], [bench.losses[k] for k in numbers]
+    per_epoch = [batches[k : k + a_epoch] for k in range(0, len(batches), a_epoch)]
     seen = {
-        "The sizes of the batches": [len(rows) for rows in bench.batches],
+        "The sizes of the batches": [len(rows) for rows in batches],
+        "used": len(batches) == len(bench.batches),
         "The number of optimizer.step()": len(bench.used),
         "each once": all(
             sorted(k for rows in part for k in rows) == list(range(len(images))) for part in per_epoch
@@ -977,7 +1120,7 @@ def _(obj, images, labels, seed, epochs, batch_size):
         "slopes": bench.used,
         "moved": bool((bench.weights != _Bench(images, labels).weights).any()),
         "The number of losses that you return": len(made),
-        "losses": len(made) == len(bench.losses) and np.allclose(made, bench.losses, rtol=1e-12, atol=0),
+        "losses": len(made) == len(wanted) and np.allclose(made, wanted, rtol=1e-12, atol=0),
     }
     if len(images) >= 12:
         flat = [[k for rows in part for k in rows] for part in per_epoch]
@@ -985,6 +1128,7 @@ def _(obj, images, labels, seed, epochs, batch_size):
         seen["shuffled anew"] = len({tuple(order) for order in flat}) == len(flat)
         seen["goes on"] = run(rng)[0].batches != bench.batches
         seen["from rng"] = run(np.random.default_rng(seed))[0].batches == bench.batches
+        seen["drawn"] = drawn
     return seen
 
 
@@ -993,13 +1137,16 @@ def _(images, labels, seed, epochs, batch_size):
     n = len(images)
     sizes = [min(batch_size, n - k) for k in range(0, n, batch_size)] * epochs
     seen = {"The sizes of the batches": sizes, "The number of optimizer.step()": len(sizes)}
-    seen |= dict.fromkeys(("each once", "pairs", "losses"), True) | {"slopes": ["its own"] * len(sizes)}
+    seen |= dict.fromkeys(("used", "each once", "pairs", "losses"), True) | {
+        "slopes": ["its own"] * len(sizes)
+    }
     seen |= {"moved": epochs > 0, "The number of losses that you return": len(sizes)}
-    orders = ("shuffled", "shuffled anew", "goes on", "from rng")
+    orders = ("shuffled", "shuffled anew", "goes on", "from rng", "drawn")
     return seen | (dict.fromkeys(orders, True) if n >= 12 else {})
 
 
 TOLD = {
+    "used": "You compute a loss that goes into no step. The loss of each batch is computed once, before its step.",
     "each once": "Not every example is used once in every epoch.",
     "pairs": "Images and labels do not belong together: the loss compared an image with another image's label.",
     "slopes": "A step of the optimizer did not use the slopes of its own batch, and only those. Think of what the leaves still hold, and of the order of the three calls.",
@@ -1009,6 +1156,7 @@ TOLD = {
     "shuffled anew": "The order of the examples is the same in several epochs.",
     "goes on": "A second call with the same rng took the same batches as the first: draw them from `rng`, which goes on.",
     "from rng": "Two generators with the same seed gave different batches: draw them from `rng`, and from nothing else.",
+    "drawn": "`rng` itself did not draw the orders of the examples: take the batches from minibatches with `rng`.",
 }
 
 
@@ -1021,12 +1169,16 @@ def _(got, expected):
             if got.get(name) != value:
                 return TOLD[name]
         elif difference := compare(got.get(name), value):
-            return f"{name}: {difference.replace('you returned', 'yours is')}"
+            return _of(name, difference)
     return None
 
 
 def _batches(rng, n, batch_size):
     return _cut_up(rng.permutation(n), batch_size)
+
+
+def _all_rows(rng, n, size):
+    return [(np.arange(n), np.arange(n))]
 
 
 def _train(
@@ -1061,6 +1213,30 @@ def labels_drawn_apart(model, optimizer, loss_of, images, labels, rng, epochs, b
         return zip(_batches(rng, n, size), _batches(rng, n, size), strict=True)
 
     return _train(model, optimizer, loss_of, images, labels, rng, epochs, batch_size, rows_of=rows_of)
+
+
+@train.mistake
+def two_generators_from_one_seed(model, optimizer, loss_of, images, labels, rng, epochs, batch_size):
+    """You shuffle with new generators, made from a seed. Images and labels now fit, but the batches no longer come from minibatches with `rng`. Draw the rows once, from `rng`, and use them for both."""
+
+    def rows_of(rng, n, size):
+        alike = np.random.default_rng(int(rng.integers(1000)))
+        return [(rows, rows) for rows in _batches(alike, n, size)]
+
+    return _train(model, optimizer, loss_of, images, labels, rng, epochs, batch_size, rows_of=rows_of)
+
+
+@train.mistake
+def loss_computed_anew(model, optimizer, loss_of, images, labels, rng, epochs, batch_size):
+    """You compute the loss anew after the step and record that one: a second way through the network, and no longer the loss that the step started from. Record the one that you have, loss.data.item()."""
+    losses = []
+    for _ in range(epochs):
+        for rows in _batches(rng, len(images), batch_size):
+            _train(
+                model, optimizer, loss_of, images[rows], labels[rows], rng, 1, len(rows), rows_of=_all_rows
+            )
+            losses.append(loss_of(model(images[rows]), labels[rows]).data.item())
+    return losses
 
 
 @train.mistake
