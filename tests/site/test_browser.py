@@ -136,11 +136,26 @@ def test_search_finds_a_word_of_a_lesson_from_the_one_search_field(visit):
     tab.keyboard.press("Control+K")
     field = tab.locator("dialog input[type=search]")
     assert field.is_visible()
-    field.fill("topological")
+    field.fill("topological order")
     tab.keyboard.press("Enter")
     found = tab.locator(f'#search-results a[href*="{GRAPH}"]').first
     found.wait_for(timeout=10_000)
     assert tab.trouble == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_printed_page_is_dark_on_white_and_cuts_nothing_off(visit, theme):
+    tab = visit(GRAPH, theme)
+    tab.emulate_media(media="print")
+    assert tab.evaluate(TEXTS) == []
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert (
+        not tab.locator(".bd-sidebar-primary, .lesson-actions, .figure-control").filter(visible=True).count()
+    )
+    cut = "[...document.querySelectorAll('article pre, article div.math')].filter((box) => box.scrollWidth > box.clientWidth + 1 && getComputedStyle(box).overflowX !== 'visible').length"
+    assert tab.evaluate(cut) == 0
+    pdf = tab.pdf()
+    assert pdf.startswith(b"%PDF") and len(pdf) > 100_000
 
 
 def test_formulas_are_set_and_read_out(visit):
