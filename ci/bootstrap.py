@@ -161,7 +161,10 @@ def setup(test):
         ]
         if alone.exists() and has_requirements(alone):
             steps.append(
-                ("files of the site", lambda step: pip(step, [*constraints, "--no-deps", "-r", str(alone)]))
+                (
+                    "files for the site and data sets",
+                    lambda step: pip(step, [*constraints, "--no-deps", "-r", str(alone)]),
+                )
             )
         for number, (what, do) in enumerate(steps, start=1):
             with Step(f"{number}/{len(steps)} {what}") as step:

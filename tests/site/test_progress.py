@@ -72,7 +72,7 @@ def test_marks_are_saved_to_a_file_and_loaded_in_another_browser(tab, address, b
     other.locator(".effort .tick input").nth(0).check()
     other.goto(address + "book/progress.html")
     other.set_input_files("#progress-file", saved)
-    other.get_by_role("status").get_by_text("1 exercises and 0 lessons are new").wait_for()
+    other.get_by_role("status").get_by_text("New exercises: 1; new lessons: 0").wait_for()
     assert set(other.evaluate(STORED)["passed"]) == {exercise.id for exercise in FIRST.exercises[:2]}
     assert f"2 of {len(FIRST.exercises)}" in other.locator("#progress-list li").first.text_content()
     other.context.close()
@@ -97,7 +97,7 @@ def test_the_autograders_own_file_can_be_loaded(tab, address, tmp_path, monkeypa
     progress.record(FIRST.exercises[2].id)
     tab.goto(address + "book/progress.html")
     tab.set_input_files("#progress-file", tmp_path / "progress.json")
-    tab.get_by_role("status").get_by_text("1 exercises").wait_for()
+    tab.get_by_role("status").get_by_text("New exercises: 1;").wait_for()
     assert list(tab.evaluate(STORED)["passed"]) == [FIRST.exercises[2].id]
 
 
