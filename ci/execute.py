@@ -3,10 +3,13 @@
     python -m ci.execute                      run what changed, at the scale `cpu`
     python -m ci.execute --force autograd.graph
     python -m ci.execute --scale gpu          on a machine with a GPU
-    python -m ci.execute --check              run nothing; exit 1 and name each lesson whose outputs are out of date
+    python -m ci.execute --check              run nothing; exit 1 and name what is out of date
 
 A lesson is out of date when its source, or a library module that it imports, is not the one its outputs came from.
 Each lesson runs by papermill in a process of its own, so that its time and peak memory are its own.
+
+The rungs that lessons recorded (`groundup.ladder`) are gathered from their outputs into src/groundup/ladder.json. A lesson
+that reads them back runs after all others, and again whenever they change.
 """
 
 import argparse
@@ -31,10 +34,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ci.lesson import ROOT, Lesson, LessonError, lessons, read_notebook, write_notebook
 from ci.sync import PAIR, exported_names
+from groundup.ladder import MIME as RUNG
 
 # Per lesson: seconds by scale, peak memory at any scale (DESIGN: budgets).
 SECONDS = {"smoke": 20, "cpu": 180, "gpu": 600}
 PEAK_MB = 4096
+LADDER = Path("src", "groundup", "ladder.json")
+NO_RUNGS = "[]\n"
 OUTPUT_BYTES = 150_000
 STREAM_CHARACTERS = 8_000
 
@@ -54,6 +60,8 @@ def fingerprint(lesson: Lesson, course: list[Lesson]) -> str:
             continue
         seen.add(current.id)
         waiting += _imported(current, course)
+    if _reads_ladder(lesson):
+        digest.update(ladder_of(course).encode())
     by_id = {entry.id: entry for entry in course}
     for identity in sorted(seen):
         # Of a lesson that is imported only what it exports can change these outputs; prose changes none.
@@ -76,6 +84,22 @@ def _imported(lesson: Lesson, course: list[Lesson]) -> list[Lesson]:
                 if whole or (through_part and names & {other.name, *exported_names(other)}):
                     found.append(other)
     return found
+
+
+def _reads_ladder(lesson: Lesson) -> bool:
+    return any("ladder.rungs(" in cell.source for cell in lesson.code())
+
+
+def ladder_of(course: list[Lesson]) -> str:
+    """The text of ladder.json: the rungs in the outputs of the solved notebooks, in the order of the course."""
+    found = {}
+    for lesson in course:
+        path = lesson.root / lesson.solution_path
+        cells = read_notebook(path).cells if path.exists() else []
+        for output in [output for cell in cells for output in cell.get("outputs", [])]:
+            if rung := output.get("data", {}).get(RUNG):
+                found[rung["name"]] = dict(rung)
+    return json.dumps(list(found.values()), indent=1) + "\n"
 
 
 def out_of_date(lesson: Lesson, course: list[Lesson]) -> bool:
@@ -266,8 +290,17 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
                 f"{lesson.solution_path}: its outputs come from another source; run `make execute`",
                 file=sys.stderr,
             )
-        return 1 if due else 0
-    return _run_all(due, options.scale, options.jobs)
+        known = (root / LADDER).read_text(encoding="utf-8") if (root / LADDER).exists() else NO_RUNGS
+        if stale_ladder := known != ladder_of(course):
+            print(f"{LADDER}: not the rungs of the stored outputs; run `make execute`", file=sys.stderr)
+        return 1 if due or stale_ladder else 0
+    failed = _run_all([lesson for lesson in due if not _reads_ladder(lesson)], options.scale, options.jobs)
+    if (found := ladder_of(course)) != NO_RUNGS or (root / LADDER).exists():
+        (root / LADDER).parent.mkdir(parents=True, exist_ok=True)
+        (root / LADDER).write_text(found, encoding="utf-8", newline="\n")
+    readers = [lesson for lesson in chosen if _reads_ladder(lesson)]
+    due = [lesson for lesson in readers if options.force or out_of_date(lesson, course)]
+    return max(failed, _run_all(due, options.scale, options.jobs) if due else 0)
 
 
 def _run_all(due: list[Lesson], scale: str, jobs: int) -> int:

