@@ -32,15 +32,13 @@ import papermill
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ci import ladder
 from ci.lesson import ROOT, Lesson, LessonError, lessons, read_notebook, write_notebook
 from ci.sync import PAIR, exported_names
-from groundup.ladder import MIME as RUNG
 
 # Per lesson: seconds by scale, peak memory at any scale (DESIGN: budgets).
 SECONDS = {"smoke": 20, "cpu": 180, "gpu": 600}
 PEAK_MB = 4096
-LADDER = Path("src", "groundup", "ladder.json")
-NO_RUNGS = "[]\n"
 OUTPUT_BYTES = 150_000
 STREAM_CHARACTERS = 8_000
 
@@ -61,7 +59,7 @@ def fingerprint(lesson: Lesson, course: list[Lesson]) -> str:
         seen.add(current.id)
         waiting += _imported(current, course)
     if _reads_ladder(lesson):
-        digest.update(ladder_of(course).encode())
+        digest.update(ladder.text_of(course).encode())
     by_id = {entry.id: entry for entry in course}
     for identity in sorted(seen):
         # Of a lesson that is imported only what it exports can change these outputs; prose changes none.
@@ -88,18 +86,6 @@ def _imported(lesson: Lesson, course: list[Lesson]) -> list[Lesson]:
 
 def _reads_ladder(lesson: Lesson) -> bool:
     return any("ladder.rungs(" in cell.source for cell in lesson.code())
-
-
-def ladder_of(course: list[Lesson]) -> str:
-    """The text of ladder.json: the rungs in the outputs of the solved notebooks, in the order of the course."""
-    found = {}
-    for lesson in course:
-        path = lesson.root / lesson.solution_path
-        cells = read_notebook(path).cells if path.exists() else []
-        for output in [output for cell in cells for output in cell.get("outputs", [])]:
-            if rung := output.get("data", {}).get(RUNG):
-                found[rung["name"]] = dict(rung)
-    return json.dumps(list(found.values()), indent=1) + "\n"
 
 
 def out_of_date(lesson: Lesson, course: list[Lesson]) -> bool:
@@ -290,14 +276,11 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
                 f"{lesson.solution_path}: its outputs come from another source; run `make execute`",
                 file=sys.stderr,
             )
-        known = (root / LADDER).read_text(encoding="utf-8") if (root / LADDER).exists() else NO_RUNGS
-        if stale_ladder := known != ladder_of(course):
-            print(f"{LADDER}: not the rungs of the stored outputs; run `make execute`", file=sys.stderr)
+        if stale_ladder := ladder.stored(root) != ladder.text_of(course):
+            print(f"{ladder.FILE}: not the rungs of the stored outputs; run `make execute`", file=sys.stderr)
         return 1 if due or stale_ladder else 0
     failed = _run_all([lesson for lesson in due if not _reads_ladder(lesson)], options.scale, options.jobs)
-    if (found := ladder_of(course)) != NO_RUNGS or (root / LADDER).exists():
-        (root / LADDER).parent.mkdir(parents=True, exist_ok=True)
-        (root / LADDER).write_text(found, encoding="utf-8", newline="\n")
+    ladder.store(root, course)
     readers = [lesson for lesson in chosen if _reads_ladder(lesson)]
     due = [lesson for lesson in readers if options.force or out_of_date(lesson, course)]
     return max(failed, _run_all(due, options.scale, options.jobs) if due else 0)

@@ -33,6 +33,7 @@ LESSON = re.compile(r"\[\[([a-z0-9_]+\.[a-z0-9_]+)\]\]")
 PART = re.compile(r"^<!-- part (?P<id>\w+): (?P<line>.+) -->$", re.M)
 MATH_AND_MARK = re.compile(r'(<span class="math[^>]*>[^<]*</span>)([.,;:!?)’”]+)')
 FLASHCARDS = "<!-- flashcards -->"
+LADDER = "<!-- ladder -->"
 OWNED = re.compile(r"^<!-- owned (?P<id>\w+) -->$", re.M)
 REVISION = 'REVISION = "main"'
 # The files of MathJax that pages load, and those that it asks for when a formula needs them.
@@ -143,9 +144,15 @@ def note_dependencies(app: Sphinx, docname: str, source: list[str]) -> None:
     if FLASHCARDS in source[0]:
         cards = study_pages.flashcards(Path(app.srcdir), course.ready, course.number)
         source[0] = source[0].replace(FLASHCARDS, cards)
-    if asked := OWNED.search(source[0]):
+    asked = OWNED.search(source[0])
+    if asked or LADDER in source[0]:
         for page in course.ready.values():
             app.env.note_dependency(page.replace("chapters", "solutions", 1) + ".ipynb")
+    if LADDER in source[0]:
+        source[0] = source[0].replace(
+            LADDER, study_pages.ladder(Path(app.srcdir), course.ready, course.number)
+        )
+    if asked:
         pages = study_pages.owned(Path(app.srcdir), asked["id"], course.ready, course.number)
         source[0] = source[0].replace(asked[0], pages)
     source[0] = PART.sub(lambda match: part_card(course, match["id"], match["line"]), source[0])

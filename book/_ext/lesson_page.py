@@ -191,10 +191,14 @@ def _lesson_link(identity: str, links: Links) -> str:
 
 
 def _shown(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """An output as the page shows it: a figure becomes HTML that book/_static/figures.js draws."""
+    """An output as the page shows it: a figure becomes HTML."""
     if PLOTLY not in output.get("data", {}):
         return output
-    figure = output.data[PLOTLY]
+    return nbformat.v4.new_output("display_data", {"text/html": figure_html(output.data[PLOTLY])})
+
+
+def figure_html(figure: dict) -> str:
+    """A stored figure as HTML that book/_static/figures.js draws."""
     layout = figure.get("layout", {})
     alt = html.escape(layout.get("meta", {}).get("alt", "Figure"), quote=True)
     height = int(layout.get("height") or layout.get("template", {}).get("layout", {}).get("height") or 340)
@@ -202,12 +206,8 @@ def _shown(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
     height -= layout.get("meta", {}).get("control", {}).get("height", 0)
     # "</" would end the script element early.
     body = json.dumps(figure, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
-    shown = nbformat.v4.new_output(
-        "display_data",
-        {
-            "text/html": f'<div class="figure-box"><div class="figure-plot" role="img" aria-label="{alt}" '
-            f'style="min-height:{height}px"></div><script type="application/json">{body}</script>'
-            f"<noscript><p>Figure: {alt}</p></noscript></div>"
-        },
+    return (
+        f'<div class="figure-box"><div class="figure-plot" role="img" aria-label="{alt}" '
+        f'style="min-height:{height}px"></div><script type="application/json">{body}</script>'
+        f"<noscript><p>Figure: {alt}</p></noscript></div>"
     )
-    return shown

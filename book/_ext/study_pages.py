@@ -6,8 +6,13 @@ Both are made from the lessons and from what their runs printed, never from numb
 import re
 from pathlib import Path
 
+from lesson_page import figure_html
+
+from ci.ladder import rungs_of
 from ci.lesson import BEGIN, END, Lesson, read, read_notebook
 from ci.sync import exported_names
+from groundup import show
+from groundup.show._emit import figure_json
 
 
 def index(root: Path, pages: dict[str, str]) -> dict[str, dict]:
@@ -52,6 +57,23 @@ def owned(root: Path, part: str, pages: dict[str, str], numbers: dict[str, str])
         ]
     )
     return "\n\n".join([table, "## What it matched, and what it trained", *pieces])
+
+
+def ladder(root: Path, pages: dict[str, str], numbers: dict[str, str]) -> str:
+    """Markdown: the running table of Part 2 and its picture, worst model first, from the stored runs."""
+    found = sorted(rungs_of(_written(root, pages)), key=lambda pair: -pair[1]["bits_per_byte"])
+    rows = [
+        f"| {rung['name']} | {rung['bits_per_byte']:.3f} | {rung['parameters']:,} | {_link(lesson, pages, numbers)} |"
+        for lesson, rung in found
+    ]
+    table = "\n".join(["| Model | Bits per byte | Parameters | Measured in |", "|---|--:|--:|---|", *rows])
+    if not found:
+        return "No model has been measured yet."
+    bits = {rung["name"]: rung["bits_per_byte"] for _, rung in found}
+    best = min(bits, key=bits.get)
+    picture = show.bars(bits, y="bits per byte of the test text")
+    alt = f"Bars: bits per byte on the test text for {len(bits)} models, falling from {max(bits.values()):.2f} to {bits[best]:.2f} ({best})."
+    return f"{table}\n\n{figure_html(figure_json(picture, alt))}"
 
 
 def _evidence(lesson: Lesson, pages: dict[str, str], numbers: dict[str, str]) -> str:
