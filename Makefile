@@ -30,7 +30,7 @@ test: ## everything that CI checks
 lint: tools ## ruff and codespell
 	@$(VENV) -m ci.test lint
 
-# What an author needs beside a learner's packages; a second of nothing when it is there.
+# What an author needs beside a learner's packages; nothing to do when it is there.
 tools:
 	@$(PYTHON) ci/bootstrap.py setup --test
 

@@ -353,17 +353,17 @@ def _parsed(source: str, line: int, what: str, wrong) -> list[ast.stmt]:
 
 def _fences_close(lines: list[str], wrong) -> None:
     """Refuses a fence that is left open: jupytext would read all that follows it as its text."""
-    opened, marks = 0, ""
+    opened, marks, code = 0, "", False
     for number, line in enumerate(lines, 1):
         fence = FENCE.match(line)
         if not fence:
             continue
         if not marks:
-            opened, marks = number, fence["marks"]
+            opened, marks, code = number, fence["marks"], fence["rest"].startswith("{code-cell}")
         elif fence["marks"].startswith(marks) and not fence["rest"].strip():
             marks = ""
-        elif fence["marks"].startswith(marks) and fence["rest"].startswith("{code-cell}"):
-            raise wrong(opened, f"{marks} is not closed before the next cell starts in line {number}")
+        elif fence["marks"].startswith(marks) and (code or fence["rest"].startswith("{code-cell}")):
+            raise wrong(opened, f"{marks} is not closed before the next one opens in line {number}")
     if marks:
         raise wrong(opened, f"{marks} is never closed")
 

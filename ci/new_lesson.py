@@ -122,7 +122,7 @@ MISSING: one figure with a control, such as this.
 from groundup import show
 
 show.interactive(
-    lambda power: show.lines({{f"x ** {{power}}": [x**power for x in range(5)]}}, x="x", y="y"),
+    lambda power: show.lines({{"x ** power": [x**power for x in range(5)]}}),
     [1, 2, 3],
     label="power",
     alt="MISSING: what the figure shows, and how it changes with the control",

@@ -13,6 +13,7 @@ def test_a_skeleton_syncs_at_once_and_says_what_is_missing(tmp_path, capsys):
     assert lesson.covers == (72, 129, 130) and len(lesson.exercises) == 1
     # What a beginner would not guess the form of is in the skeleton, in the form that the gates accept.
     assert len(lesson.recall) == 5 and any(lesson.code("interactive"))
+    assert max(len(line) for cell in lesson.code() for line in cell.source.splitlines()) <= 88
     assert sync.main([], tmp_path) == 0
     compile((tmp_path / "src/groundup/checks/autograd/losses.py").read_text(), "losses.py", "exec")
 

@@ -160,10 +160,11 @@ def test_outputs_stay_with_cells_that_did_not_change(course):
         (
             'SCALE = "auto"\n```',
             'SCALE = "auto"',
-            "23: ``` is not closed before the next cell starts in line 28",
+            "23: ``` is not closed before the next one opens in line 28",
         ),
-        ("6.0\n```", "6.0", "``` is not closed before the next cell"),
+        ("6.0\n```", "6.0", "``` is not closed before the next one opens"),
         ("check(add_up)\n```", "check(add_up)", "``` is never closed"),
+        ("import Sequence\n```", "import Sequence", "29: ``` is not closed before the next one opens"),
         (
             "```{code-cell} ipython3\n:tags: [check]\n\ncheck(add_up)\n```\n",
             "",
