@@ -53,6 +53,10 @@ CAUSES = [
         r"Permission denied|Errno 13",
         "a folder cannot be written: check the permissions of " + str(VENV),
     ),
+    (
+        r"ResolutionImpossible",
+        "pip finds no packages that fit ci/constraints.txt here: see which index it uses, or report this with the log",
+    ),
     (r"No matching distribution found for (\S+)", "no build of {0} for this Python and machine was found"),
     (r"THESE PACKAGES DO NOT MATCH THE HASHES", "a download was damaged: run this again"),
 ]

@@ -183,6 +183,7 @@ def test_a_file_in_the_place_of_the_environment_is_one_line(checkout):
         ("Failed to establish a new connection: [Errno -3] Temporary failure in name resolution", "network"),
         ("ERROR: No matching distribution found for torch==9.9", "torch==9.9"),
         ("PermissionError: [Errno 13] Permission denied: '/x'", "permissions"),
+        ("ERROR: ResolutionImpossible: for help visit", "ci/constraints.txt"),
         ("OSError: [Errno 30] Read-only file system: '/x'", "nothing can be written"),
     ],
 )
@@ -413,10 +414,7 @@ def test_conda_environment_names_the_pythons_of_make_setup(module):
 
 def test_every_package_that_a_learner_needs_is_pinned_to_a_version_that_fits():
     """The pins are all that `make setup` and conda go by: one that no longer fits makes both of them fail."""
-    pins = {
-        canonicalize_name(pin.name): str(pin.specifier).removeprefix("==")
-        for pin in map(Requirement, requirement_lines("constraints.txt"))
-    }
+    pins = pinned_versions()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     needed = [*project["dependencies"], *extras["learn"], *extras["book"], *requirement_lines("no-deps.txt")]
@@ -424,6 +422,23 @@ def test_every_package_that_a_learner_needs_is_pinned_to_a_version_that_fits():
         pinned = pins.get(canonicalize_name(requirement.name))
         assert pinned is not None, f"{requirement.name} has no pin"
         assert requirement.specifier.contains(pinned, prereleases=True), f"{requirement}, but {pinned}"
+
+
+# What torch's builds for CUDA ask for (its page on the package index shows it); its builds for CPU ask for none.
+TRITON_OF_TORCH = {"2.13.0": "3.7.1"}
+
+
+def test_the_pin_of_triton_is_the_one_that_torch_asks_for_on_linux():
+    """With any other, pip finds no way to install torch on Linux; on a machine with a CPU build nobody would notice."""
+    pins = pinned_versions()
+    assert pins["triton"] == TRITON_OF_TORCH[pins["torch"]]
+
+
+def pinned_versions() -> dict[str, str]:
+    return {
+        canonicalize_name(pin.name): str(pin.specifier).removeprefix("==")
+        for pin in map(Requirement, requirement_lines("constraints.txt"))
+    }
 
 
 def requirement_lines(name: str) -> list[str]:
