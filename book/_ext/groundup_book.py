@@ -33,6 +33,7 @@ LESSON = re.compile(r"\[\[([a-z0-9_]+\.[a-z0-9_]+)\]\]")
 PART = re.compile(r"^<!-- part (?P<id>\w+): (?P<line>.+) -->$", re.M)
 MATH_AND_MARK = re.compile(r'(<span class="math[^>]*>[^<]*</span>)([.,;:!?)’”]+)')
 FLASHCARDS = "<!-- flashcards -->"
+PROGRESS = "<!-- progress -->"
 OWNED = re.compile(r"^<!-- owned (?P<id>\w+) -->$", re.M)
 REVISION = 'REVISION = "main"'
 # The files of MathJax that pages load, and those that it asks for when a formula needs them.
@@ -143,6 +144,9 @@ def note_dependencies(app: Sphinx, docname: str, source: list[str]) -> None:
     if FLASHCARDS in source[0]:
         cards = study_pages.flashcards(Path(app.srcdir), course.ready, course.number)
         source[0] = source[0].replace(FLASHCARDS, cards)
+    if PROGRESS in source[0]:
+        page = study_pages.progress(Path(app.srcdir), course.ready, up)
+        source[0] = source[0].replace(PROGRESS, page)
     if asked := OWNED.search(source[0]):
         for page in course.ready.values():
             app.env.note_dependency(page.replace("chapters", "solutions", 1) + ".ipynb")
@@ -231,10 +235,16 @@ def dress_page(app: Sphinx, pagename: str, templatename: str, context: dict, doc
         return any(part in name for part in SCRIPTS) or (math and "mathjax" in name)
 
     context["script_files"] = [script for script in context["script_files"] if wanted(script)]
+    for script in context["script_files"]:
+        # No page waits for a script: they run in their order when the page is there. The search page's own are left
+        # as they are, for words in the page use them.
+        if getattr(script, "filename", None) and pagename != "search":
+            script.attributes["defer"] = "defer"
     context["css_files"] = [
         sheet for sheet in context["css_files"] if any(part in str(sheet.filename) for part in STYLES)
     ]
     context["groundup_figures"] = figures
+    context["groundup_formulas"] = math
     context["groundup_description"] = description(body)
     identity = next((key for key, page in app.groundup_course.ready.items() if page == pagename), None)
     if identity:
