@@ -10,8 +10,6 @@ from ci.lesson import ROOT
 from tests.site.test_browser import LESSONS, PAGES, weight
 
 FIRST_VIEW = 450_000  # bytes of what a page with formulas asks for before anybody moves, MathJax with it
-    330_000  # bytes of what a lesson asks for before anybody moves, MathJax with it; others need far less
-)
 PLAIN = 180_000  # of any other
 STYLES = 8
 SHIFT = 0.1  # what Google calls good; web.dev/cls
