@@ -62,8 +62,8 @@ def of_the_site(browser: Browser, address: str) -> None:
     for _ in range(STEPS):
         tab.keyboard.press("ArrowRight")
     tab.add_style_tag(content="#pst-back-to-top { display: none !important }")  # it would lie on the figure
-    bottom = slider.bounding_box()["y"] + slider.bounding_box()["height"]
-    tab.evaluate("(by) => scrollBy({ top: by, behavior: 'instant' })", bottom - 720)
+    tab.wait_for_timeout(1000)  # the page has followed the focus
+    slider.evaluate("(input) => input.closest('section').scrollIntoView({ behavior: 'instant' })")
     tab.wait_for_timeout(1000)
     save("readme_lesson.png", tab.screenshot())
 
