@@ -235,11 +235,8 @@ def dress_page(app: Sphinx, pagename: str, templatename: str, context: dict, doc
         return any(part in name for part in SCRIPTS) or (math and "mathjax" in name)
 
     context["script_files"] = [script for script in context["script_files"] if wanted(script)]
-    for script in context["script_files"]:
-        # No page waits for a script: they run in their order when the page is there. The search page's own are left
-        # as they are, for words in the page use them.
-        if getattr(script, "filename", None) and pagename != "search":
-            script.attributes["defer"] = "defer"
+    if pagename != "search":  # words in the search page itself use its scripts
+        context["script_files"] = [deferred(script) for script in context["script_files"]]
     context["css_files"] = [
         sheet for sheet in context["css_files"] if any(part in str(sheet.filename) for part in STYLES)
     ]
@@ -255,6 +252,13 @@ def dress_page(app: Sphinx, pagename: str, templatename: str, context: dict, doc
             f" · Lesson {place}" if place else ""
         )
         context["body"] = body.replace("<h1>", f'<p class="eyebrow">{eyebrow}</p><h1>', 1)
+
+
+def deferred(script):
+    """A copy of `script`, which other pages share, that runs when the page is there, in its order: no page waits for it."""
+    if not getattr(script, "filename", None):
+        return script
+    return type(script)(script.filename, priority=script.priority, **{**script.attributes, "defer": "defer"})
 
 
 def description(body: str) -> str:
