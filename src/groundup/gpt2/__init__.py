@@ -5,9 +5,27 @@ Generated from chapters/ by `make sync`: edit that file, not this one.
 
 from importlib import import_module
 
-_HOME = {"CharTokenizer": "ngrams", "held_out_bits": "ngrams", "missing_ngrams": "ngrams"}
+_HOME = {
+    "CharTokenizer": "ngrams",
+    "count_ngrams": "ngrams",
+    "smoothed": "ngrams",
+    "bits_per_token": "ngrams",
+    "perplexity": "ngrams",
+    "ngram_log_probs": "ngrams",
+    "BigramModel": "ngrams",
+    "held_out_bits": "ngrams",
+}
 
-__all__ = ["CharTokenizer", "held_out_bits", "missing_ngrams"]
+__all__ = [
+    "BigramModel",
+    "CharTokenizer",
+    "bits_per_token",
+    "count_ngrams",
+    "held_out_bits",
+    "ngram_log_probs",
+    "perplexity",
+    "smoothed",
+]
 
 
 def __getattr__(name: str) -> object:
