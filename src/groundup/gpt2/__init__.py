@@ -6,15 +6,30 @@ Generated from chapters/ by `make sync`: edit that file, not this one.
 from importlib import import_module
 
 _HOME = {
+    "CharTokenizer": "ngrams",
+    "held_out_bits": "ngrams",
+    "missing_ngrams": "ngrams",
     "attend": "attention",
     "causal_mask": "attention",
     "split_heads": "attention",
     "merge_heads": "attention",
     "CausalSelfAttention": "attention",
     "CrossAttention": "attention",
+    "mask_for_newest": "attention",
 }
 
-__all__ = ["CausalSelfAttention", "CrossAttention", "attend", "causal_mask", "merge_heads", "split_heads"]
+__all__ = [
+    "CausalSelfAttention",
+    "CharTokenizer",
+    "CrossAttention",
+    "attend",
+    "causal_mask",
+    "held_out_bits",
+    "mask_for_newest",
+    "merge_heads",
+    "missing_ngrams",
+    "split_heads",
+]
 
 
 def __getattr__(name: str) -> object:
