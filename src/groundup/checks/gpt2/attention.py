@@ -4,6 +4,7 @@ The oracles are sums over the allowed positions written with einsum, in float64.
 `load_state_dict`; an observation that is a text is a sentence for the learner: there was nothing to compare.
 """
 
+import copy
 import math
 from collections.abc import Iterator
 
@@ -45,6 +46,7 @@ def by_name(got, expected) -> str | None:
 TOLD = {
     "refuses": "With 3 heads for 8 channels the class must raise a ValueError when it is made.",
     "fused": "With fused=True the layer calls F.scaled_dot_product_attention once, with fused=False never.",
+    "anywhere": "Your layer fails on another device than the CPU: make every tensor that it needs where x is.",
     "levels": "In training, what dropout leaves must be divided by 1 - p: once for the weights, once for the output.",
 }
 DROPS = (
@@ -84,6 +86,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("one query, two keys", (), 1, 2, 4, 2)
     yield case("two queries, three keys", (), 2, 3, 5, 2)
     yield case("three queries, two keys, a mask", (), 3, 2, 4, 3, mask=(3, 2))
+    yield case("one query, one key", (), 1, 1, 3, 2)
     yield case("a batch", (4,), 3, 5, 2, 6)
     yield case("a batch and heads", (2, 3), 5, 4, 6, 7)
     yield case("a batch and heads, one mask for all", (2, 3), 4, 6, 5, 2, mask=(4, 6))
@@ -211,7 +214,7 @@ def returned_the_means_only(q, k, v, mask=None):
     return _attend(q, k, v, mask)[0]
 
 
-@attend.mistake
+@attend.mistake(shape=True)
 def returned_them_the_other_way_round(q, k, v, mask=None):
     """You returned the weights first. First come the means, then the weights."""
     return _attend(q, k, v, mask)[::-1]
@@ -308,7 +311,7 @@ def exchanged_the_last_two(x, n_head):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-CausalSelfAttention = Exercise("gpt2.attention.CausalSelfAttention", kind="class", seconds=10.0)
+CausalSelfAttention = Exercise("gpt2.attention.CausalSelfAttention", kind="class", seconds=20.0)
 
 
 class _Spy(TorchFunctionMode):
@@ -319,6 +322,14 @@ class _Spy(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         self.calls += func is F.scaled_dot_product_attention
         return func(*args, **(kwargs or {}))
+
+
+def _runs_anywhere(layer: nn.Module, *inputs: torch.Tensor) -> bool:
+    """Whether a copy works on PyTorch's device without memory, which refuses tensors of another device."""
+    try:
+        return copy.deepcopy(layer).to("meta")(*(x.to("meta") for x in inputs)).device.type == "meta"
+    except RuntimeError:
+        return False
 
 
 def _shapes(state: dict) -> dict:
@@ -364,7 +375,9 @@ def _outputs(layer, inputs: dict[str, tuple], seed: int) -> dict | str:
         torch.manual_seed(seed)
         made = layer(*inputs[name.removesuffix(", once more")])
         if not isinstance(made, torch.Tensor):
-            return f"forward must return a tensor, not {'None' if made is None else 'a ' + type(made).__name__}."
+            return (
+                f"forward must return a tensor, not {'None' if made is None else 'a ' + type(made).__name__}."
+            )
         if not made.requires_grad:
             return "No slopes arrive at the parameters: use PyTorch's operations all the way."
         seen[f"The output for {name}"] = made.detach()
@@ -422,7 +435,7 @@ def _(obj, n_embd, n_head, options, x, longer, state):
         seen = _outputs(layer, {"x": (x.clone().requires_grad_(),), "a longer x": (longer,)}, seed=7)
         if isinstance(seen, str):
             return seen
-        seen |= {"fused": spy.calls}
+        seen |= {"fused": spy.calls, "anywhere": _runs_anywhere(layer, x)}
         if p and seen["The output for x"].shape == x.shape:
             seen |= _dropped(layer.train(), n_embd, n_head, p)
         return seen
@@ -513,7 +526,7 @@ def _(n_embd, n_head, options, x, longer, state):
     if n_embd % n_head:
         return {"refuses": True}
     seen = _expected(state, n_head, {"x": (x.clone().requires_grad_(),), "a longer x": (longer,)})
-    seen |= {"fused": int(options.get("fused", True))}
+    seen |= {"fused": int(options.get("fused", True)), "anywhere": True}
     if p := options.get("dropout", 0.0):
         seen |= {"levels": True, "draws": _chances(n_embd, n_head, p)}
     return seen
@@ -567,7 +580,7 @@ class _Layer(nn.Module):
         if self.all_channels:
             q = q / math.sqrt(self.n_head)
         p = self.p if self.training else 0.0
-        mask = torch.ones(T, T, dtype=torch.bool).tril()
+        mask = torch.ones(T, T, dtype=torch.bool, device=x.device).tril()
         if self.fused:
             drop = self.p if self.fused_drops_in_evaluation else p * self.dropped_weights
             causal = self.fused_mask == "causal"
@@ -673,7 +686,7 @@ class accepted_heads_that_do_not_fit(_Layer):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-CrossAttention = Exercise("gpt2.attention.CrossAttention", kind="class", seconds=10.0)
+CrossAttention = Exercise("gpt2.attention.CrossAttention", kind="class", seconds=20.0)
 
 
 @CrossAttention.cases
@@ -758,9 +771,7 @@ class _Cross(nn.Module):
         if self.split == "right":
             q, k, v = (_split(part, self.n_head) for part in (q, k, v))
         else:
-            q, k, v = (
-                part.reshape(B, self.n_head, part.shape[1], C // self.n_head) for part in (q, k, v)
-            )
+            q, k, v = (part.reshape(B, self.n_head, part.shape[1], C // self.n_head) for part in (q, k, v))
         if self.all_channels:
             q = q / math.sqrt(self.n_head)
         if self.causal:
@@ -835,7 +846,7 @@ class accepted_heads_that_do_not_fit(_Cross):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-mask_for_newest = Exercise("gpt2.attention.mask_for_newest")
+mask_for_newest = Exercise("gpt2.attention.mask_for_newest", seconds=15.0)
 
 
 @mask_for_newest.cases
@@ -844,6 +855,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield Case("the newest of 5 alone", n_new=1, n_total=5)
     yield Case("all of 3", n_new=3, n_total=3)
     yield Case("5 newest of 6", n_new=5, n_total=6)
+    yield Case("nothing new", n_new=0, n_total=4)
     yield Case("a single position", n_new=1, n_total=1)
     n_total = int(rng.integers(20, 60))
     yield Case("many positions", n_new=int(rng.integers(2, n_total - 2)), n_total=n_total)
