@@ -4,7 +4,6 @@ The oracles are sums over the allowed positions written with einsum, in float64.
 `load_state_dict`; an observation that is a text is a sentence for the learner: there was nothing to compare.
 """
 
-import copy
 import math
 from collections.abc import Iterator
 
@@ -314,22 +313,31 @@ def exchanged_the_last_two(x, n_head):
 CausalSelfAttention = Exercise("gpt2.attention.CausalSelfAttention", kind="class", seconds=20.0)
 
 
-class _Spy(TorchFunctionMode):
-    """Counts the calls of the fused attention."""
-
-    calls = 0
+class _Meta(TorchFunctionMode):
+    """Cuts triangles on the device "meta" by itself: PyTorch would first load a second's worth of modules."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        self.calls += func is F.scaled_dot_product_attention
+        if getattr(func, "__name__", "") in ("tril", "triu") and args[0].device.type == "meta":
+            return torch.empty_like(args[0])
         return func(*args, **(kwargs or {}))
 
 
-def _runs_anywhere(layer: nn.Module, *inputs: torch.Tensor) -> bool:
-    """Whether a copy works on PyTorch's device without memory, which refuses tensors of another device."""
-    try:
-        return copy.deepcopy(layer).to("meta")(*(x.to("meta") for x in inputs)).device.type == "meta"
-    except RuntimeError:
-        return False
+class _Spy(TorchFunctionMode):
+    """Counts the calls of the fused attention, and notes tensors made on the default device that stay there."""
+
+    calls, homeless = 0, False
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        self.calls += func is F.scaled_dot_product_attention
+        if func in FACTORIES and kwargs.get("device") is None:
+            self.homeless = True
+        elif func is torch.Tensor.to:
+            self.homeless = False
+        return func(*args, **kwargs)
+
+
+FACTORIES = (torch.ones, torch.zeros, torch.full, torch.arange, torch.empty, torch.eye, torch.tensor)
 
 
 def _shapes(state: dict) -> dict:
@@ -435,7 +443,7 @@ def _(obj, n_embd, n_head, options, x, longer, state):
         seen = _outputs(layer, {"x": (x.clone().requires_grad_(),), "a longer x": (longer,)}, seed=7)
         if isinstance(seen, str):
             return seen
-        seen |= {"fused": spy.calls, "anywhere": _runs_anywhere(layer, x)}
+        seen |= {"fused": spy.calls, "anywhere": not spy.homeless}
         if p and seen["The output for x"].shape == x.shape:
             seen |= _dropped(layer.train(), n_embd, n_head, p)
         return seen
@@ -804,7 +812,7 @@ class asked_from_the_memory(_Cross):
 
 
 @CrossAttention.mistake
-class ignored_the_mask(_Cross):
+class never_handed_on_the_mask(_Cross):
     """You never hand the mask on: what only fills up a shorter memory still gets weight."""
 
     unmasked = True
@@ -818,28 +826,28 @@ class masked_causally(_Cross):
 
 
 @CrossAttention.mistake
-class scaled_by_all_channels(_Cross):
+class scores_over_the_root_of_all_channels(_Cross):
     """Your scores are divided by the root of C. Split into heads before you attend: d is the size of one head."""
 
     all_channels = True
 
 
 @CrossAttention.mistake
-class merged_without_exchanging_back(_Cross):
+class merged_by_reshape_alone(_Cross):
     """You merged the heads by a reshape alone, so the numbers of different positions end up in one row. Exchange heads and positions first, as merge_heads does."""
 
     merge = "reshape"
 
 
 @CrossAttention.mistake
-class split_by_reshape_alone(_Cross):
+class split_without_exchanging(_Cross):
     """You split into heads by one reshape. It takes the numbers in the order of memory, so positions and heads mix. Use split_heads."""
 
     split = "reshape"
 
 
 @CrossAttention.mistake
-class accepted_heads_that_do_not_fit(_Cross):
+class made_heads_that_do_not_fit(_Cross):
     """You accept heads that cannot share the channels evenly. Raise a ValueError in __init__, where the cause can still be seen."""
 
     checks_nothing = True
@@ -864,7 +872,9 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
 
 @mask_for_newest.observe
 def _(obj, n_new, n_total):
-    mask, elsewhere = obj(n_new, n_total), obj(n_new, n_total, device="meta")
+    mask = obj(n_new, n_total)
+    with _Meta():
+        elsewhere = obj(n_new, n_total, device="meta")
     if not isinstance(mask, torch.Tensor):
         return "mask_for_newest must return a tensor."
     place = elsewhere.device.type if isinstance(elsewhere, torch.Tensor) else "no tensor"
@@ -874,12 +884,21 @@ def _(obj, n_new, n_total):
 @mask_for_newest.oracle
 def _(n_new, n_total):
     rows = [[s <= n_total - n_new + i for s in range(n_total)] for i in range(n_new)]
-    return {"The mask": torch.tensor(rows), "The device of mask_for_newest(…, device='meta')": "meta"}
+    return {
+        "The mask": torch.tensor(rows, dtype=torch.bool).reshape(n_new, n_total),
+        "The device of mask_for_newest(…, device='meta')": "meta",
+    }
 
 
 @mask_for_newest.agree
 def _(got, expected):
     return by_name(got, expected)
+
+
+@mask_for_newest.mistake
+def last_rows_from_minus_zero(n_new, n_total, device=None):
+    """You took the last rows by [-n_new:]. For n_new = 0 that is [0:], all rows: Python knows no minus zero. Count from the front instead."""
+    return _tril(n_total, n_total, device, 0)[-n_new:]
 
 
 def _tril(n_new, n_total, device, diagonal):
