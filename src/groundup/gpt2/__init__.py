@@ -7,8 +7,13 @@ from importlib import import_module
 
 _HOME = {
     "CharTokenizer": "ngrams",
+    "count_ngrams": "ngrams",
+    "smoothed": "ngrams",
+    "bits_per_token": "ngrams",
+    "perplexity": "ngrams",
+    "ngram_log_probs": "ngrams",
+    "BigramModel": "ngrams",
     "held_out_bits": "ngrams",
-    "missing_ngrams": "ngrams",
     "attend": "attention",
     "causal_mask": "attention",
     "split_heads": "attention",
@@ -19,15 +24,20 @@ _HOME = {
 }
 
 __all__ = [
+    "BigramModel",
     "CausalSelfAttention",
     "CharTokenizer",
     "CrossAttention",
     "attend",
+    "bits_per_token",
     "causal_mask",
+    "count_ngrams",
     "held_out_bits",
     "mask_for_newest",
     "merge_heads",
-    "missing_ngrams",
+    "ngram_log_probs",
+    "perplexity",
+    "smoothed",
     "split_heads",
 ]
 
