@@ -14,17 +14,31 @@ _HOME = {
     "ngram_log_probs": "ngrams",
     "BigramModel": "ngrams",
     "held_out_bits": "ngrams",
+    "attend": "attention",
+    "causal_mask": "attention",
+    "split_heads": "attention",
+    "merge_heads": "attention",
+    "CausalSelfAttention": "attention",
+    "CrossAttention": "attention",
+    "mask_for_newest": "attention",
 }
 
 __all__ = [
     "BigramModel",
+    "CausalSelfAttention",
     "CharTokenizer",
+    "CrossAttention",
+    "attend",
     "bits_per_token",
+    "causal_mask",
     "count_ngrams",
     "held_out_bits",
+    "mask_for_newest",
+    "merge_heads",
     "ngram_log_probs",
     "perplexity",
     "smoothed",
+    "split_heads",
 ]
 
 
