@@ -5,9 +5,37 @@ Generated from chapters/ by `make sync`: edit that file, not this one.
 
 from importlib import import_module
 
-_HOME = {"CharTokenizer": "ngrams", "held_out_bits": "ngrams", "missing_ngrams": "ngrams"}
+_HOME = {
+    "CharTokenizer": "ngrams",
+    "held_out_bits": "ngrams",
+    "missing_ngrams": "ngrams",
+    "merge_pair": "bpe",
+    "GPT2_PATTERN": "bpe",
+    "pretokenize": "bpe",
+    "learn_merges": "bpe",
+    "encode_piece": "bpe",
+    "KEPT_PIECES": "bpe",
+    "split_special": "bpe",
+    "BPETokenizer": "bpe",
+    "stream_text": "bpe",
+    "TiktokenTokenizer": "bpe",
+}
 
-__all__ = ["CharTokenizer", "held_out_bits", "missing_ngrams"]
+__all__ = [
+    "GPT2_PATTERN",
+    "KEPT_PIECES",
+    "BPETokenizer",
+    "CharTokenizer",
+    "TiktokenTokenizer",
+    "encode_piece",
+    "held_out_bits",
+    "learn_merges",
+    "merge_pair",
+    "missing_ngrams",
+    "pretokenize",
+    "split_special",
+    "stream_text",
+]
 
 
 def __getattr__(name: str) -> object:
