@@ -56,7 +56,8 @@ def pretokenize(text: str) -> list[str]:
 
     Source: Radford et al., Language Models are Unsupervised Multitask Learners (2019).
     """
-    return _find_pieces(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+    valid = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return _find_pieces(valid)
 
 
 def learn_merges(pieces: dict[bytes, int], n_merges: int) -> list[tuple[int, int]]:
@@ -103,14 +104,14 @@ def encode_piece(piece: bytes, ranks: dict[bytes, int]) -> list[int]:
     parts = [bytes([byte]) for byte in piece]
     while len(parts) > 1:
         pairs = zip(parts, parts[1:])
-        first, second = min(pairs, key=lambda p: ranks.get(p[0] + p[1], math.inf))
+        first, second = min(pairs, key=lambda p: ranks.get(b"".join(p), math.inf))
         if first + second not in ranks:
             break
         parts = merge_pair(parts, (first, second), first + second)
     return [ranks[part] for part in parts]
 
 
-KEPT_PIECES = 300_000  # pieces whose ids are remembered, before we forget and start over
+KEPT_PIECES = 300_000  # pieces whose ids are remembered; then we forget all of them
 
 
 def split_special(text: str, names: Collection[str]) -> list[str]:
@@ -131,7 +132,8 @@ class BPETokenizer:
     def __init__(self, ranks: dict[bytes, int], special_tokens=()):
         self.ranks, self.special_tokens = ranks, dict(special_tokens)
         self.token_bytes = {i: token for token, i in ranks.items()}
-        self.token_bytes |= {i: name.encode() for name, i in self.special_tokens.items()}
+        for name, i in self.special_tokens.items():
+            self.token_bytes[i] = name.encode()
         self.vocab_size = max(self.token_bytes) + 1
         self._ids_of_piece: dict[str, list[int]] = {}
 
@@ -139,8 +141,8 @@ class BPETokenizer:
     def train(cls, text: str, vocab_size: int, special_tokens: Collection[str] = ()) -> "BPETokenizer":
         """Learns from `text`; `vocab_size` includes the bytes and the special tokens.
 
-        Nothing is learnt across a special token. The size is smaller if `text` has too
-        few pairs. Raises ValueError if `vocab_size` is too small for bytes and specials.
+        Nothing is learnt across a special token. With too few pairs in `text`, the
+        size is smaller. Raises ValueError if `vocab_size` leaves no room for the bytes.
         """
         n_merges = vocab_size - 256 - len(special_tokens)
         if n_merges < 0:
@@ -183,7 +185,7 @@ class BPETokenizer:
                 raise ValueError(f"{name!r} is no special token of this tokenizer")
         ids = []
         for place, part in enumerate(split_special(text, names)):
-            if place % 2:
+            if place % 2 == 1:
                 ids.append(self.special_tokens[part])
             else:
                 for piece in pretokenize(part):
@@ -207,7 +209,7 @@ _gpt2_ranks = functools.cache(gpt2_ranks)  # cache: calls the function once
 
 
 def stream_text(chunks: Iterable[bytes]) -> Iterator[str]:
-    """For each chunk of bytes, the characters that it completes; at the end, the rest."""
+    """For each chunk of bytes, the characters it completes; at the end, the rest."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     for chunk in chunks:
         yield decoder.decode(chunk)
