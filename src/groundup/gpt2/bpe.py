@@ -82,15 +82,16 @@ def learn_merges(pieces: dict[bytes, int], n_merges: int) -> list[tuple[int, int
         n, pair = heapq.heappop(heap)
         if -n != counts[pair]:
             continue
-        change = Counter()
+        made, change = 256 + len(merges), defaultdict(int)
         for w in places.pop(pair):
-            old, new = words[w], merge_pair(words[w], pair, 256 + len(merges))
+            old, new = words[w], merge_pair(words[w], pair, made)
             words[w] = new
             for p in zip(old, old[1:]):
                 change[p] -= times[w]
             for p in zip(new, new[1:]):
                 change[p] += times[w]
-                places[p].add(w)
+                if made in p:
+                    places[p].add(w)
         merges.append(pair)
         for p, difference in change.items():
             counts[p] += difference
