@@ -9,6 +9,7 @@ import heapq
 import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
+from itertools import pairwise
 
 import regex
 
@@ -72,7 +73,7 @@ def learn_merges(pieces: dict[bytes, int], n_merges: int) -> list[tuple[int, int
     words, times = [list(piece) for piece in pieces], list(pieces.values())
     counts, places = Counter(), defaultdict(set)  # a defaultdict(set) starts with set()
     for w, word in enumerate(words):
-        for pair in zip(word, word[1:]):
+        for pair in pairwise(word):
             counts[pair] += times[w]
             places[pair].add(w)
     heap = [(-n, pair) for pair, n in counts.items()]
@@ -86,9 +87,9 @@ def learn_merges(pieces: dict[bytes, int], n_merges: int) -> list[tuple[int, int
         for w in places.pop(pair):
             old, new = words[w], merge_pair(words[w], pair, made)
             words[w] = new
-            for p in zip(old, old[1:]):
+            for p in pairwise(old):
                 change[p] -= times[w]
-            for p in zip(new, new[1:]):
+            for p in pairwise(new):
                 change[p] += times[w]
                 if made in p:
                     places[p].add(w)
@@ -104,7 +105,7 @@ def encode_piece(piece: bytes, ranks: dict[bytes, int]) -> list[int]:
     """The ids of one piece: neighbours are merged, those of the lowest rank first."""
     parts = [bytes([byte]) for byte in piece]
     while len(parts) > 1:
-        pairs = zip(parts, parts[1:])
+        pairs = pairwise(parts)
         first, second = min(pairs, key=lambda p: ranks.get(b"".join(p), math.inf))
         if first + second not in ranks:
             break
