@@ -1,0 +1,28 @@
+"""GPT-2: the library that the learner builds in this part.
+
+Generated from chapters/ by `make sync`: edit that file, not this one.
+"""
+
+from importlib import import_module
+
+_HOME = {
+    "GPTConfig": "model",
+    "gelu": "model",
+    "FeedForward": "model",
+    "Block": "model",
+    "init_gpt2": "model",
+    "GPT": "model",
+}
+
+__all__ = ["GPT", "Block", "FeedForward", "GPTConfig", "gelu", "init_gpt2"]
+
+
+def __getattr__(name: str) -> object:
+    # Lazy, so that one lesson's name does not import what only another lesson needs (JAX, Triton).
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
