@@ -6,6 +6,12 @@ Generated from chapters/ by `make sync`: edit that file, not this one.
 from importlib import import_module
 
 _HOME = {
+    "attend": "attention",
+    "causal_mask": "attention",
+    "split_heads": "attention",
+    "merge_heads": "attention",
+    "CausalSelfAttention": "attention",
+    "CrossAttention": "attention",
     "GPTConfig": "model",
     "gelu": "model",
     "FeedForward": "model",
@@ -14,7 +20,20 @@ _HOME = {
     "GPT": "model",
 }
 
-__all__ = ["GPT", "Block", "FeedForward", "GPTConfig", "gelu", "init_gpt2"]
+__all__ = [
+    "GPT",
+    "Block",
+    "CausalSelfAttention",
+    "CrossAttention",
+    "FeedForward",
+    "GPTConfig",
+    "attend",
+    "causal_mask",
+    "gelu",
+    "init_gpt2",
+    "merge_heads",
+    "split_heads",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -7,8 +7,9 @@ import math
 from dataclasses import dataclass
 
 import torch
-from groundup.gpt2.attention import CausalSelfAttention
 from torch import nn
+
+from groundup.gpt2.attention import CausalSelfAttention
 
 __all__ = ["GPT", "Block", "FeedForward", "GPTConfig", "gelu", "init_gpt2"]
 
