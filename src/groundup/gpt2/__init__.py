@@ -18,6 +18,7 @@ _HOME = {
     "Block": "model",
     "init_gpt2": "model",
     "GPT": "model",
+    "LayerNorm": "model",
 }
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "CrossAttention",
     "FeedForward",
     "GPTConfig",
+    "LayerNorm",
     "attend",
     "causal_mask",
     "gelu",

@@ -11,7 +11,7 @@ from torch import nn
 
 from groundup.gpt2.attention import CausalSelfAttention
 
-__all__ = ["GPT", "Block", "FeedForward", "GPTConfig", "gelu", "init_gpt2"]
+__all__ = ["GPT", "Block", "FeedForward", "GPTConfig", "LayerNorm", "gelu", "init_gpt2"]
 
 
 @dataclass
@@ -43,7 +43,7 @@ def gelu(x: torch.Tensor) -> torch.Tensor:
 
 
 class FeedForward(nn.Module):
-    """C → 4C → gelu → C on every token alone; x: (B, T, C), as is the result."""
+    """C → 4C → gelu → C on each token alone; x: (B, T, C), and so is the result."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -57,15 +57,15 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer of GPT-2: attention, then feed-forward, each added to x (B, T, C)."""
+    """One layer of GPT-2: attention, then feed-forward, each added to x: (B, T, C)."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        C = config.n_embd
-        options = {"dropout": config.dropout, "bias": config.bias}
-        self.ln_1 = nn.LayerNorm(C, bias=config.bias)
-        self.attn = CausalSelfAttention(C, config.n_head, fused=config.fused, **options)
-        self.ln_2 = nn.LayerNorm(C, bias=config.bias)
+        C, bias = config.n_embd, config.bias
+        options = {"dropout": config.dropout, "bias": bias, "fused": config.fused}
+        self.ln_1 = nn.LayerNorm(C, bias=bias)
+        self.attn = CausalSelfAttention(C, config.n_head, **options)
+        self.ln_2 = nn.LayerNorm(C, bias=bias)
         self.mlp = FeedForward(config)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -75,20 +75,23 @@ class Block(nn.Module):
 
 @torch.no_grad()
 def init_gpt2(model: nn.Module, n_layer: int) -> None:
-    """Fill the model's parameters, in place, as GPT-2 starts (Radford et al., 2019)."""
+    """Fill all parameters of the model, in place, as GPT-2 starts.
+
+    Radford and others (2019), section 2.3; the 0.02 is in their published code.
+    """
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             parameter.zero_()
         elif parameter.dim() == 1:  # the scale of a LayerNorm
             parameter.fill_(1)
-        elif name.endswith("c_proj.weight"):
+        elif name.endswith("c_proj.weight"):  # writes to the stream
             parameter.normal_(std=0.02 / math.sqrt(2 * n_layer))
         else:
             parameter.normal_(std=0.02)
 
 
 class GPT(nn.Module):
-    """GPT-2 (Radford et al., 2019): idx (B, T) of int64 → logits (B, T, V).
+    """GPT-2 (Radford and others, 2019): idx (B, T), int64 → logits (B, T, V).
 
     Raises ValueError if T is larger than config.block_size.
     """
@@ -96,16 +99,16 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.config = config
-        C = config.n_embd
+        C, V = config.n_embd, config.vocab_size
         parts = {
-            "wte": nn.Embedding(config.vocab_size, C),
+            "wte": nn.Embedding(V, C),
             "wpe": nn.Embedding(config.block_size, C),
             "drop": nn.Dropout(config.dropout),
             "h": nn.ModuleList(Block(config) for _ in range(config.n_layer)),
             "ln_f": nn.LayerNorm(C, bias=config.bias),
         }
         self.transformer = nn.ModuleDict(parts)
-        self.lm_head = nn.Linear(C, config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(C, V, bias=False)
         self.lm_head.weight = self.transformer.wte.weight
         init_gpt2(self, config.n_layer)
 
@@ -114,13 +117,29 @@ class GPT(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def forward(self, idx: torch.Tensor) -> torch.Tensor:
-        T = idx.shape[1]
-        if self.config.block_size < T:
-            limit = self.config.block_size
-            raise ValueError(f"{T} tokens, but the model reads at most {limit}")
+        T, limit = idx.shape[1], self.config.block_size
+        if limit < T:
+            raise ValueError(f"{T} tokens, but this model reads at most {limit}")
         parts = self.transformer
         positions = torch.arange(T, device=idx.device)
         x = parts.drop(parts.wte(idx) + parts.wpe(positions))
         for block in parts.h:
             x = block(x)
         return self.lm_head(parts.ln_f(x))
+
+
+class LayerNorm(nn.Module):
+    """Standardises each token's n numbers, then scales and shifts them; x: (..., n).
+
+    Ba, Kiros and Hinton (2016), equation 4. nn.LayerNorm does the same, faster.
+    """
+
+    def __init__(self, n: int, eps: float = 1e-5):
+        super().__init__()
+        self.eps = eps
+        self.weight, self.bias = nn.Parameter(torch.ones(n)), nn.Parameter(torch.zeros(n))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean = x.mean(dim=-1, keepdim=True)
+        variance = ((x - mean) ** 2).mean(dim=-1, keepdim=True)
+        return (x - mean) / torch.sqrt(variance + self.eps) * self.weight + self.bias
