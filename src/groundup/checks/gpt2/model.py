@@ -356,7 +356,7 @@ def _module_cases(rng):
         x = torch.tensor(rng.normal(size=(B, T, C)) + rng.normal(size=(1, 1, C)))
         return Case(label, config=changed, seed=int(rng.integers(1000)), x=x)
 
-    yield case("one text of one token", 1, 1, n_embd=2)
+    yield case("one text of one token", 1, 1, n_embd=4)
     yield case("three texts of five tokens", 3, 5)
     yield case("no bias", 2, 3, bias=False)
     yield case("width 8, four heads", 2, 7, n_embd=8, n_head=4)
@@ -743,9 +743,8 @@ def _(obj, n_layer, C, bias, seed):
         counts = torch.bincount(
             torch.bucketize(numbers.double().flatten() / _std(name, n_layer), BINS), minlength=8
         )
-        seen[f"{name}, its standard deviation over the right one, rounded"] = round(
-            8 * numbers.double().std().item() / _std(name, n_layer)
-        )
+        right, std = _std(name, n_layer), numbers.double().std().item()
+        seen[f"{name}, standard deviation"] = right if abs(std / right - 1) < 0.2 else float(f"{std:.2g}")
         seen[f"draws: {name}, how many numbers lie in each of eight ranges that should be equally full"] = (
             counts.numpy()
         )
@@ -777,7 +776,7 @@ def _(n_layer, C, bias, seed):
         if len(shape) == 1:
             seen[name] = torch.zeros(shape) if name.endswith("bias") else torch.ones(shape)
             continue
-        seen[f"{name}, its standard deviation over the right one, rounded"] = 8
+        seen[f"{name}, standard deviation"] = _std(name, n_layer)
         seen[f"draws: {name}, how many numbers lie in each of eight ranges that should be equally full"] = (
             np.full(8, 1 / 8)
         )
@@ -942,7 +941,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
         idx = torch.tensor(rng.integers(config["vocab_size"], size=(B, T)))
         return Case(label, config=config, seed=int(rng.integers(1000)), idx=idx)
 
-    yield case("one token", 1, 1, n_layer=1, n_embd=2, vocab_size=3)
+    yield case("one token", 1, 1, n_layer=1, n_embd=4, vocab_size=3)
     yield case("one text", 1, 5)
     yield case("three texts of five tokens", 3, 5)
     yield case("as long as it goes", 2, 8)
@@ -957,8 +956,11 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
 
 
 def _tied(module):
+    head, wte = module.lm_head.weight, module.transformer.wte.weight
     return {
-        "lm_head.weight is wte's": module.lm_head.weight is module.transformer.wte.weight,
+        "lm_head.weight starts with wte's numbers": torch.equal(head, wte),
+        "lm_head.weight has wte's memory": head.data_ptr() == wte.data_ptr(),
+        "lm_head.weight is wte's": head is wte,
         "num_parameters()": module.num_parameters(),
         "fused in the blocks": [getattr(block.attn, "fused", None) for block in module.transformer.h],
     }
@@ -969,10 +971,9 @@ def _(obj, config, seed, idx):
     config = _config(**config)
     seen = _look(obj, "gpt", config, seed, idx, GPT_PLACES, _tied)
     if isinstance(seen, dict):
-        with torch.device("meta"):
-            elsewhere = obj(config)
-        said = elsewhere(torch.zeros(idx.shape, dtype=torch.int64, device="meta"))
-        seen["On another device (meta), the shape of the logits"] = tuple(said.shape)
+        model = obj(config).eval()
+        with torch.device("meta"), torch.no_grad():  # where a tensor goes whose device is not told
+            seen["With the device told, the shape of the logits"] = tuple(model(idx).shape)
     return seen
 
 
@@ -981,12 +982,14 @@ def _(config, seed, idx):
     config = _config(**config)
     numbers = sum(math.prod(s) for name, s in _shapes(config, "gpt").items() if name != "lm_head.weight")
     own = {
+        "lm_head.weight starts with wte's numbers": True,
+        "lm_head.weight has wte's memory": True,
         "lm_head.weight is wte's": True,
         "num_parameters()": numbers,
         "fused in the blocks": [config.fused] * config.n_layer,
     }
     seen = _truth("gpt", config, seed, idx, GPT_PLACES, own)
-    return seen | {"On another device (meta), the shape of the logits": (*idx.shape, config.vocab_size)}
+    return seen | {"With the device told, the shape of the logits": (*idx.shape, config.vocab_size)}
 
 
 GPT.agree(by_name)
