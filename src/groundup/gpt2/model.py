@@ -43,7 +43,7 @@ def gelu(x: torch.Tensor) -> torch.Tensor:
 
 
 class FeedForward(nn.Module):
-    """C → 4C → gelu → C on each token alone; x: (B, T, C), and so is the result."""
+    """C → 4C → gelu → C on each token alone: (B, T, C) → (B, T, C)."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -137,7 +137,8 @@ class LayerNorm(nn.Module):
     def __init__(self, n: int, eps: float = 1e-5):
         super().__init__()
         self.eps = eps
-        self.weight, self.bias = nn.Parameter(torch.ones(n)), nn.Parameter(torch.zeros(n))
+        self.weight = nn.Parameter(torch.ones(n))
+        self.bias = nn.Parameter(torch.zeros(n))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         mean = x.mean(dim=-1, keepdim=True)

@@ -129,7 +129,7 @@ def _weights(y):
     return torch.linspace(0.3, 4, y.numel(), dtype=y.dtype).sin().reshape(y.shape)
 
 
-def _look(make, what, config, seed, x, places, own=lambda module: {}):
+def _look(make, what, config, seed, x, places, own=lambda module: {}, only_names=False):
     """Names, shapes, values, gradients and dropout of a learner's module.
 
     places: what to say → (child whose output is watched; a hook before it if `before`; is what is kept scaled up?)
@@ -145,6 +145,8 @@ def _look(make, what, config, seed, x, places, own=lambda module: {}):
             return f"{name} has the shape {shapes[name]}, not {shape}."
     if unknown := shapes.keys() - _shapes(config, what).keys():
         return f"state_dict() has {', '.join(sorted(unknown))}, which should not be there."
+    if only_names:
+        return {"The names and shapes": "as they should be"}
     seen = {"The parameters, each once": sorted(name for name, _ in module.named_parameters())} | own(module)
     state = _numbers(config, what, seed)
     module.double().load_state_dict(state)
@@ -176,8 +178,10 @@ def _look(make, what, config, seed, x, places, own=lambda module: {}):
     return seen
 
 
-def _truth(what, config, seed, x, places, own=None):
+def _truth(what, config, seed, x, places, own=None, only_names=False):
     """What `_look` sees of a right module."""
+    if only_names:
+        return {"The names and shapes": "as they should be"}
     state = _numbers(config, what, seed)
     leaves = {name: tensor.clone().requires_grad_() for name, tensor in state.items()}
     if what == "gpt":
@@ -237,20 +241,21 @@ gelu = Exercise("gpt2.model.gelu")
 
 @gelu.cases
 def _(rng: np.random.Generator) -> Iterator[Case]:
-    yield Case("one number", x=torch.tensor([1.0]))
-    yield Case("five numbers", x=torch.tensor([-3.0, -1.0, 0.0, 1.0, 3.0]))
-    yield Case("float64, a matrix", x=torch.tensor(rng.normal(size=(3, 4)) * 2))
-    yield Case("float64, three axes", x=torch.tensor(rng.normal(size=(2, 3, 4))))
-    yield Case("float32, one axis", x=torch.tensor(rng.normal(size=7), dtype=torch.float32))
-    yield Case("far from 0", x=torch.tensor(rng.normal(size=(2, 5)) * 30))
+    yield Case("one number", x=torch.tensor([1.0]), slopes=False)
+    yield Case("nothing", x=torch.tensor([0.0]), slopes=False)
+    yield Case("five numbers", x=torch.tensor([-3.0, -1.0, 0.0, 1.0, 3.0]), slopes=True)
+    yield Case("float64, a matrix", x=torch.tensor(rng.normal(size=(3, 4)) * 2), slopes=True)
+    yield Case("float64, three axes", x=torch.tensor(rng.normal(size=(2, 3, 4))), slopes=True)
+    yield Case("float32, one axis", x=torch.tensor(rng.normal(size=7), dtype=torch.float32), slopes=True)
+    yield Case("far from 0", x=torch.tensor(rng.normal(size=(2, 5)) * 30), slopes=True)
     yield Case(
         "a single number without an axis", x=torch.tensor(float(rng.uniform(0.5, 2)), dtype=torch.float64)
     )
-    yield Case("bfloat16", x=torch.tensor(rng.normal(size=(4, 3)), dtype=torch.bfloat16))
+    yield Case("bfloat16", x=torch.tensor(rng.normal(size=(4, 3)), dtype=torch.bfloat16), slopes=True)
 
 
 @gelu.observe
-def _(obj, x):
+def _(obj, x, slopes):
     x = x.clone().requires_grad_()
     given = x.clone()
     y = obj(given)
@@ -259,20 +264,19 @@ def _(obj, x):
     if not isinstance(y, torch.Tensor):
         return f"You must return a tensor, not a {type(y).__name__}."
     seen = {"The result": y.detach().clone(), "x itself, after the call": given.detach().clone()}
+    if not slopes:
+        return seen
     if not y.requires_grad:
         return "The result does not want a gradient: nothing could be learnt through your gelu."
     return seen | {"The slopes": torch.autograd.grad(y.sum(), x)[0]}
 
 
 @gelu.oracle
-def _(x):
+def _(x, slopes):
     x = x.clone().requires_grad_()
     y = nn.functional.gelu(x, approximate="tanh")
-    return {
-        "The result": y.detach(),
-        "x itself, after the call": x.detach(),
-        "The slopes": torch.autograd.grad(y.sum(), x)[0],
-    }
+    seen = {"The result": y.detach(), "x itself, after the call": x.detach()}
+    return seen | ({"The slopes": torch.autograd.grad(y.sum(), x)[0]} if slopes else {})
 
 
 gelu.agree(by_name)
@@ -354,8 +358,9 @@ def _module_cases(rng):
     def case(label, B, T, **changed):
         C = changed.get("n_embd", 6)
         x = torch.tensor(rng.normal(size=(B, T, C)) + rng.normal(size=(1, 1, C)))
-        return Case(label, config=changed, seed=int(rng.integers(1000)), x=x)
+        return Case(label, config=changed, seed=int(rng.integers(1000)), x=x, only_names="names" in label)
 
+    yield case("names and shapes", 1, 1, n_embd=4)
     yield case("one text of one token", 1, 1, n_embd=4)
     yield case("three texts of five tokens", 3, 5)
     yield case("no bias", 2, 3, bias=False)
@@ -371,13 +376,13 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
 
 
 @FeedForward.observe
-def _(obj, config, seed, x):
-    return _look(obj, "mlp", _config(**config), seed, x, MLP_PLACES)
+def _(obj, config, seed, x, only_names):
+    return _look(obj, "mlp", _config(**config), seed, x, MLP_PLACES, only_names=only_names)
 
 
 @FeedForward.oracle
-def _(config, seed, x):
-    return _truth("mlp", _config(**config), seed, x, MLP_PLACES)
+def _(config, seed, x, only_names):
+    return _truth("mlp", _config(**config), seed, x, MLP_PLACES, only_names=only_names)
 
 
 FeedForward.agree(by_name)
@@ -483,7 +488,7 @@ class bias_is_always_there(_Mlp):
 
 
 # -- Block ------------------------------------------------------------------------------------------------------------
-Block = Exercise("gpt2.model.Block", kind="class", seconds=15.0)
+Block = Exercise("gpt2.model.Block", kind="class", seconds=30.0)
 BLOCK_PLACES = {
     "In the attention, dropout of the result": (lambda module: module.attn, False, False),
     "In the feed-forward network, dropout of the result": (lambda module: module.mlp, False, False),
@@ -500,14 +505,14 @@ def _fused(module):
 
 
 @Block.observe
-def _(obj, config, seed, x):
-    return _look(obj, "block", _config(**config), seed, x, BLOCK_PLACES, _fused)
+def _(obj, config, seed, x, only_names):
+    return _look(obj, "block", _config(**config), seed, x, BLOCK_PLACES, _fused, only_names)
 
 
 @Block.oracle
-def _(config, seed, x):
+def _(config, seed, x, only_names):
     config = _config(**config)
-    return _truth("block", config, seed, x, BLOCK_PLACES, {"The attention's fused": config.fused})
+    return _truth("block", config, seed, x, BLOCK_PLACES, {"The attention's fused": config.fused}, only_names)
 
 
 Block.agree(by_name)
@@ -698,6 +703,7 @@ BINS = torch.tensor([-1.15035, -0.67449, -0.31864, 0.0, 0.31864, 0.67449, 1.1503
 
 @init_gpt2.cases
 def _(rng: np.random.Generator) -> Iterator[Case]:
+    yield Case("a model without parameters", n_layer=2, C=0, bias=True, seed=0)
     for label, n_layer, C, bias in (
         ("two blocks", 2, 32, True),
         ("one block, no bias", 1, 24, False),
@@ -715,7 +721,7 @@ def _std(name, n_layer):
 def _(obj, n_layer, C, bias, seed):
     def drawn(seed):
         torch.manual_seed(seed)
-        model = _Tree(_config(n_embd=C, bias=bias))
+        model = _Tree(_config(n_embd=C, bias=bias)) if C else nn.Identity()
         before = dict(model.named_parameters())
         result = obj(model, n_layer)
         after = dict(model.named_parameters())
@@ -726,12 +732,12 @@ def _(obj, n_layer, C, bias, seed):
         "What is returned": result,
         "The parameters are the same objects as before": list(before) == list(after)
         and all(before[name] is after[name] for name in before),
-        "The tied matrix is still tied": model.head.weight is model.wte.weight,
+        "The tied matrix is still tied": not C or model.head.weight is model.wte.weight,
         "All want gradients, and none has a history": all(
             p.requires_grad and p.is_leaf for p in after.values()
         ),
     }
-    if after.keys() != before.keys():
+    if after.keys() != before.keys() or not C:
         return seen
     again = drawn(seed)[2]
     other = drawn(seed + 1)[2]
@@ -772,6 +778,8 @@ def _(n_layer, C, bias, seed):
         "The tied matrix is still tied": True,
         "All want gradients, and none has a history": True,
     }
+    if not C:
+        return seen
     for name, shape in shapes.items():
         if len(shape) == 1:
             seen[name] = torch.zeros(shape) if name.endswith("bias") else torch.ones(shape)
@@ -927,7 +935,7 @@ def same_seed_each_time(model, n_layer):
 
 
 # -- GPT --------------------------------------------------------------------------------------------------------------
-GPT = Exercise("gpt2.model.GPT", kind="class", seconds=25.0)
+GPT = Exercise("gpt2.model.GPT", kind="class", seconds=60.0)
 GPT_PLACES = {
     "Dropout of what runs into the first block": (lambda module: module.transformer.h[0], True, True),
     "The last block's feed-forward network": (lambda module: module.transformer.h[-1].mlp, False, False),
@@ -939,16 +947,16 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     def case(label, B, T, **changed):
         config = {"block_size": 8, "vocab_size": 11} | changed
         idx = torch.tensor(rng.integers(config["vocab_size"], size=(B, T)))
-        return Case(label, config=config, seed=int(rng.integers(1000)), idx=idx)
+        return Case(label, config=config, seed=int(rng.integers(1000)), idx=idx, only_names="names" in label)
 
+    yield case("names and shapes", 1, 1, vocab_size=5)
     yield case("one token", 1, 1, n_layer=1, n_embd=4, vocab_size=3)
     yield case("one text", 1, 5)
     yield case("three texts of five tokens", 3, 5)
     yield case("as long as it goes", 2, 8)
-    yield case("more texts than tokens", 5, 2, n_layer=1)
     yield case("as many texts as tokens", 4, 4, n_layer=1)
     yield case(
-        "three blocks, no bias, width 8", 2, 7, n_layer=3, bias=False, n_embd=8, n_head=4, vocab_size=5
+        "three blocks, no bias, width 8", 2, 5, n_layer=3, bias=False, n_embd=8, n_head=4, vocab_size=5
     )
     yield case("more positions than words", 2, 9, block_size=20, vocab_size=7, n_layer=1, fused=True)
     yield case("dropout 0.4", 3, 6, dropout=0.4, n_layer=1)
@@ -961,35 +969,38 @@ def _tied(module):
         "lm_head.weight starts with wte's numbers": torch.equal(head, wte),
         "lm_head.weight has wte's memory": head.data_ptr() == wte.data_ptr(),
         "lm_head.weight is wte's": head is wte,
+        "lm_head's in_features and out_features": [module.lm_head.in_features, module.lm_head.out_features],
         "num_parameters()": module.num_parameters(),
         "fused in the blocks": [getattr(block.attn, "fused", None) for block in module.transformer.h],
     }
 
 
 @GPT.observe
-def _(obj, config, seed, idx):
+def _(obj, config, seed, idx, only_names):
     config = _config(**config)
-    seen = _look(obj, "gpt", config, seed, idx, GPT_PLACES, _tied)
-    if isinstance(seen, dict):
+    seen = _look(obj, "gpt", config, seed, idx, GPT_PLACES, _tied, only_names)
+    if isinstance(seen, dict) and not only_names:
         model = obj(config).eval()
         with torch.device("meta"), torch.no_grad():  # where a tensor goes whose device is not told
-            seen["With the device told, the shape of the logits"] = tuple(model(idx).shape)
+            seen["Without a usual device, the logits of numbers on the cpu are on"] = model(idx).device.type
     return seen
 
 
 @GPT.oracle
-def _(config, seed, idx):
+def _(config, seed, idx, only_names):
     config = _config(**config)
     numbers = sum(math.prod(s) for name, s in _shapes(config, "gpt").items() if name != "lm_head.weight")
     own = {
         "lm_head.weight starts with wte's numbers": True,
         "lm_head.weight has wte's memory": True,
         "lm_head.weight is wte's": True,
+        "lm_head's in_features and out_features": [config.n_embd, config.vocab_size],
         "num_parameters()": numbers,
         "fused in the blocks": [config.fused] * config.n_layer,
     }
-    seen = _truth("gpt", config, seed, idx, GPT_PLACES, own)
-    return seen | {"With the device told, the shape of the logits": (*idx.shape, config.vocab_size)}
+    seen = _truth("gpt", config, seed, idx, GPT_PLACES, own, only_names)
+    told = {"Without a usual device, the logits of numbers on the cpu are on": "cpu"}
+    return seen if only_names else seen | told
 
 
 GPT.agree(by_name)
@@ -1203,8 +1214,10 @@ LayerNorm = Exercise("gpt2.model.LayerNorm", kind="class")
 def _(rng: np.random.Generator) -> Iterator[Case]:
     def case(label, *shape, eps=1e-5, size=1.0, dtype=torch.float64):
         x = rng.normal(size=shape) * size + rng.normal(size=shape[-1]) * size
-        return Case(label, x=torch.tensor(x, dtype=dtype), eps=eps, seed=int(rng.integers(1000)))
+        x = torch.tensor(x, dtype=dtype)
+        return Case(label, x=x, eps=eps, seed=int(rng.integers(1000)), only_start="start" in label)
 
+    yield case("the parameters at the start", 3)
     yield case("one token of two numbers", 2)
     yield case("a table", 5, 6)
     yield case("a batch of texts", 2, 3, 4)
@@ -1217,7 +1230,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
 
 
 @LayerNorm.observe
-def _(obj, x, eps, seed):
+def _(obj, x, eps, seed, only_start):
     module = obj(x.shape[-1], eps)
     if not isinstance(module, nn.Module):
         return "Your class must stay an nn.Module."
@@ -1228,6 +1241,8 @@ def _(obj, x, eps, seed):
             parameter = getattr(module, name)
             seen[f"{name} at the start"] = parameter.clone()
             parameter.data = torch.tensor(rng.normal(size=x.shape[-1]) + 0.5, dtype=x.dtype)
+    if only_start:
+        return seen
     x = x.clone().requires_grad_()
     given = x.clone()
     y = module(given)
@@ -1246,10 +1261,12 @@ def _(obj, x, eps, seed):
 
 
 @LayerNorm.oracle
-def _(x, eps, seed):
+def _(x, eps, seed, only_start):
     n, rng = x.shape[-1], np.random.default_rng(seed)
     seen = {"The parameters": ["bias", "weight"]}
     seen |= {"weight at the start": torch.ones(n), "bias at the start": torch.zeros(n)}
+    if only_start:
+        return seen
     weight, bias = (torch.tensor(rng.normal(size=n) + 0.5, dtype=x.dtype).requires_grad_() for _ in range(2))
     x = x.clone().requires_grad_()
     y = nn.functional.layer_norm(x, (n,), weight, bias, eps)
