@@ -45,7 +45,7 @@ def gelu(x: torch.Tensor) -> torch.Tensor:
 class FeedForward(nn.Module):
     """C → 4C → gelu → C on each token alone: (B, T, C) → (B, T, C)."""
 
-    def __init__(self, config: GPTConfig):
+    def __init__(self, config):
         super().__init__()
         C = config.n_embd
         self.c_fc = nn.Linear(C, 4 * C, bias=config.bias)
@@ -59,7 +59,7 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """One layer of GPT-2: attention, then feed-forward, each added to x: (B, T, C)."""
 
-    def __init__(self, config: GPTConfig):
+    def __init__(self, config):
         super().__init__()
         C, bias = config.n_embd, config.bias
         options = {"dropout": config.dropout, "bias": bias, "fused": config.fused}
@@ -96,7 +96,7 @@ class GPT(nn.Module):
     Raises ValueError if T is larger than config.block_size.
     """
 
-    def __init__(self, config: GPTConfig):
+    def __init__(self, config):
         super().__init__()
         self.config = config
         C, V = config.n_embd, config.vocab_size
