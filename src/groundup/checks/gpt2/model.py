@@ -130,6 +130,18 @@ def _weights(y):
     return torch.linspace(0.3, 4, y.numel(), dtype=y.dtype).sin().reshape(y.shape)
 
 
+def _gradients(by_name: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor]:
+    """What to call a gradient → it; those of one block of a GPT one after the other, as comparing costs time."""
+    found, blocks = {}, {}
+    for name, gradient in sorted(by_name.items()):
+        gradient = torch.zeros(1) if gradient is None else gradient
+        if name.startswith("transformer.h."):
+            blocks.setdefault(name.split(".")[2], []).append(gradient.flatten())
+        else:
+            found[f"The gradient of {name}"] = gradient
+    return found | {f"The gradients in block {k}, in a row": torch.cat(all_) for k, all_ in blocks.items()}
+
+
 def _look(make, what, config, seed, x, places, own=lambda module: {}, only_names=False):
     """Names, shapes, values, gradients and dropout of a learner's module.
 
@@ -168,10 +180,7 @@ def _look(make, what, config, seed, x, places, own=lambda module: {}, only_names
     (y * _weights(y)).sum().backward()
     if x.is_floating_point():
         seen["The gradient of x"] = x.grad
-    for name, parameter in module.named_parameters():
-        seen[f"The gradient of {name}"] = (
-            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        )
+    seen |= _gradients({name: parameter.grad for name, parameter in module.named_parameters()})
     with torch.no_grad():
         seen["In a second call, the result"] = module(x.detach().flip(0)).detach()
         for say, (place, before, scaled) in places.items():
@@ -195,7 +204,7 @@ def _truth(what, config, seed, x, places, own=None, only_names=False):
     seen |= {"In evaluation, the result": y.detach(), "x itself, after the call": x.detach()}
     if x.is_floating_point():
         seen["The gradient of x"] = x.grad
-    seen |= {f"The gradient of {name}": leaves[name].grad for name in names}
+    seen |= _gradients({name: leaves[name].grad for name in names})
     seen["In a second call, the result"] = _expected(what, config, state, x.detach().flip(0))
     return seen | dict.fromkeys(places, "once a call, and as it should")
 
