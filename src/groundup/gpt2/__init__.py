@@ -6,12 +6,21 @@ Generated from chapters/ by `make sync`: edit that file, not this one.
 from importlib import import_module
 
 _HOME = {
+    "CharTokenizer": "ngrams",
+    "count_ngrams": "ngrams",
+    "smoothed": "ngrams",
+    "bits_per_token": "ngrams",
+    "perplexity": "ngrams",
+    "ngram_log_probs": "ngrams",
+    "BigramModel": "ngrams",
+    "held_out_bits": "ngrams",
     "attend": "attention",
     "causal_mask": "attention",
     "split_heads": "attention",
     "merge_heads": "attention",
     "CausalSelfAttention": "attention",
     "CrossAttention": "attention",
+    "mask_for_newest": "attention",
     "GPTConfig": "model",
     "gelu": "model",
     "FeedForward": "model",
@@ -23,17 +32,26 @@ _HOME = {
 
 __all__ = [
     "GPT",
+    "BigramModel",
     "Block",
     "CausalSelfAttention",
+    "CharTokenizer",
     "CrossAttention",
     "FeedForward",
     "GPTConfig",
     "LayerNorm",
     "attend",
+    "bits_per_token",
     "causal_mask",
+    "count_ngrams",
     "gelu",
+    "held_out_bits",
     "init_gpt2",
+    "mask_for_newest",
     "merge_heads",
+    "ngram_log_probs",
+    "perplexity",
+    "smoothed",
     "split_heads",
 ]
 
