@@ -5,9 +5,31 @@ Generated from chapters/ by `make sync`: edit that file, not this one.
 
 from importlib import import_module
 
-_HOME = {"CharTokenizer": "ngrams", "held_out_bits": "ngrams", "missing_ngrams": "ngrams"}
+_HOME = {
+    "CharTokenizer": "ngrams",
+    "held_out_bits": "ngrams",
+    "missing_ngrams": "ngrams",
+    "Cell": "rnn",
+    "RNNCell": "rnn",
+    "RecurrentModel": "rnn",
+    "clip_gradients": "rnn",
+    "LSTMCell": "rnn",
+    "windows": "rnn",
+    "truncated_step": "rnn",
+}
 
-__all__ = ["CharTokenizer", "held_out_bits", "missing_ngrams"]
+__all__ = [
+    "Cell",
+    "CharTokenizer",
+    "LSTMCell",
+    "RNNCell",
+    "RecurrentModel",
+    "clip_gradients",
+    "held_out_bits",
+    "missing_ngrams",
+    "truncated_step",
+    "windows",
+]
 
 
 def __getattr__(name: str) -> object:
