@@ -29,8 +29,9 @@ class Cell(nn.Module):
         self.weight_hh = nn.Parameter(torch.empty(rows, n_hidden))
         self.bias_ih = nn.Parameter(torch.empty(rows))
         self.bias_hh = nn.Parameter(torch.empty(rows))
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -1 / math.sqrt(n_hidden), 1 / math.sqrt(n_hidden))
+        bound = 1 / math.sqrt(n_hidden)
+        for parameter in self.parameters():  # each number evenly between the bounds
+            nn.init.uniform_(parameter, -bound, bound)
 
     def start(self, batch_size: int) -> tuple[torch.Tensor, ...]:
         """The state before anything was read: zeros."""
