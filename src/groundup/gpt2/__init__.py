@@ -7,8 +7,13 @@ from importlib import import_module
 
 _HOME = {
     "CharTokenizer": "ngrams",
+    "count_ngrams": "ngrams",
+    "smoothed": "ngrams",
+    "bits_per_token": "ngrams",
+    "perplexity": "ngrams",
+    "ngram_log_probs": "ngrams",
+    "BigramModel": "ngrams",
     "held_out_bits": "ngrams",
-    "missing_ngrams": "ngrams",
     "Cell": "rnn",
     "RNNCell": "rnn",
     "RecurrentModel": "rnn",
@@ -19,14 +24,19 @@ _HOME = {
 }
 
 __all__ = [
+    "BigramModel",
     "Cell",
     "CharTokenizer",
     "LSTMCell",
     "RNNCell",
     "RecurrentModel",
+    "bits_per_token",
     "clip_gradients",
+    "count_ngrams",
     "held_out_bits",
-    "missing_ngrams",
+    "ngram_log_probs",
+    "perplexity",
+    "smoothed",
     "truncated_step",
     "windows",
 ]
