@@ -10,7 +10,18 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-__all__ = ["Cell", "LSTMCell", "RNNCell", "RecurrentModel", "clip_gradients", "truncated_step", "windows"]
+__all__ = [
+    "Cell",
+    "LSTMCell",
+    "RNNCell",
+    "RecurrentModel",
+    "State",
+    "clip_gradients",
+    "truncated_step",
+    "windows",
+]
+
+State = tuple[torch.Tensor, ...]  # what a cell hands on from step to step
 
 
 class Cell(nn.Module):
@@ -33,7 +44,7 @@ class Cell(nn.Module):
         for parameter in self.parameters():  # each number evenly between the bounds
             nn.init.uniform_(parameter, -bound, bound)
 
-    def start(self, batch_size: int) -> tuple[torch.Tensor, ...]:
+    def start(self, batch_size: int) -> State:
         """The state before anything was read: zeros."""
         shape = batch_size, self.n_hidden
         return tuple(self.weight_hh.new_zeros(shape) for _ in range(self.n_states))
@@ -42,7 +53,7 @@ class Cell(nn.Module):
 class RNNCell(Cell):
     """h' = tanh(W_ih x + b_ih + W_hh h + b_hh), the RNN of Elman (1990)."""
 
-    def forward(self, x: torch.Tensor, state: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    def forward(self, x: torch.Tensor, state: State) -> State:
         """x (B, n_in), state (h,) with h (B, n_hidden): the next state, (h',)."""
         (h,) = state
         moved = F.linear(h, self.weight_hh, self.bias_hh)  # h @ weight.T + bias
@@ -61,9 +72,7 @@ class RecurrentModel(nn.Module):
         self.cell = cell(n_embd, n_hidden)
         self.head = nn.Linear(n_hidden, vocab_size)
 
-    def read(
-        self, idx: torch.Tensor, state: tuple[torch.Tensor, ...] | None = None
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    def read(self, idx: torch.Tensor, state: State | None = None) -> tuple[torch.Tensor, State]:
         """idx (B, T): logits (B, T, vocab_size), and the state after the last token.
 
         state: where to begin, as an earlier call returned it; None is the start.
@@ -102,7 +111,7 @@ class LSTMCell(Cell):
 
     blocks, n_states = 4, 2
 
-    def forward(self, x: torch.Tensor, state: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    def forward(self, x: torch.Tensor, state: State) -> State:
         """x (B, n_in), state (h, c), both (B, n_hidden): the next (h, c)."""
         h, c = state
         moved = F.linear(h, self.weight_hh, self.bias_hh)
@@ -131,9 +140,9 @@ def truncated_step(
     optimizer: torch.optim.Optimizer,
     x: torch.Tensor,
     y: torch.Tensor,
-    state: tuple[torch.Tensor, ...] | None,
+    state: State | None,
     max_norm: float,
-) -> tuple[float, tuple[torch.Tensor, ...]]:
+) -> tuple[float, State]:
     """One step of truncated backpropagation through time, on one window.
 
     x, y: inputs and targets (B, T); state: of the window before, or None.
