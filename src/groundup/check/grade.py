@@ -91,16 +91,11 @@ def grade(exercise: str | Exercise, obj: Any, *, seed: int | None = None) -> Res
         exercise = load(exercise)
     if seed is None:
         seed = secrets.randbelow(2**31)
-<<<<<<< HEAD
-    _load_libraries()
+    _load_libraries("torch" in getattr(exercise.oracle_function, "__globals__", ()))
     try:
         result = _grade(exercise, obj, int(seed))
     except _BrokenReference as broken:
         result = Result("error", str(broken))
-=======
-    _load_libraries("torch" in getattr(exercise.oracle_function, "__globals__", ()))
-    result = _grade(exercise, obj, int(seed))
->>>>>>> 6ea0861ef3016a92bbececb9ba33860455cafaae
     message = result.message
     if not can_limit() and result.status != "todo":
         message += "\n(No time limit here: checks can be stopped only on the main thread of Linux or macOS.)"
