@@ -474,7 +474,7 @@ def _(obj, n_embd, n_head, options, x, longer, state):
         return seen | _elsewhere(layer, n_embd, x.dtype)
 
 
-N = 4000
+N = 2000
 
 
 def _dropped(layer, n_embd, n_head, p) -> dict:
@@ -491,7 +491,7 @@ def _dropped(layer, n_embd, n_head, p) -> dict:
     torch.manual_seed(8)
     x = torch.zeros(N, 2, n_embd, dtype=torch.float64)
     left = layer(x).detach() * (1 - p) ** 2
-    anew = not torch.equal(layer(x).detach() * (1 - p) ** 2, left)
+    anew = not torch.equal(layer(x[:9]), layer(x[:9]))
     units = (left[:, 1] * 2).reshape(N, n_head, d)  # 0, 1 or 2
     level = units.amax(dim=-1).round().clamp(0, 2)
     levels = bool(((units.abs() < 1e-6) | ((units - level[..., None]).abs() < 1e-6)).all())
