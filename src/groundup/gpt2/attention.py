@@ -67,15 +67,7 @@ class CausalSelfAttention(nn.Module):
     Raises ValueError if n_head does not divide n_embd.
     """
 
-    def __init__(
-        self,
-        n_embd: int,
-        n_head: int,
-        *,
-        dropout: float = 0.0,
-        bias: bool = True,
-        fused: bool = True,
-    ):
+    def __init__(self, n_embd: int, n_head: int, *, dropout=0.0, bias=True, fused=True):
         super().__init__()
         if n_embd % n_head:
             raise ValueError(f"{n_head} heads cannot share {n_embd} channels evenly")

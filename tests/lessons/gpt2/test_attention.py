@@ -98,7 +98,7 @@ def test_newest_rows_are_the_last_of_the_causal_mask(n_new, more):
 
 def learners(name: str, source: str):
     """The learner's own version, in a notebook where the rest is the course's."""
-    names = dict(vars(attention))
+    names = dict(vars(attention), attention=attention)
     exec(textwrap.dedent(source), names)
     return names[name]
 
@@ -122,6 +122,15 @@ RIGHT = {
             weights = torch.exp(scores - scores.amax(-1, keepdim=True))
             weights = weights / weights.sum(-1, keepdim=True)
             return [weights @ v, weights]
+        """,
+        # numbers as tensors without axes, a score changed in place
+        """
+        def attend(q, k, v, mask=None):
+            scores = q @ k.mT / torch.sqrt(torch.tensor(q.size(-1), dtype=q.dtype))
+            if mask is not None:
+                scores[~mask.expand(scores.shape)] = torch.tensor(-math.inf, dtype=q.dtype)
+            weights = scores.log_softmax(-1).exp()
+            return weights @ v, weights
         """,
     ],
     "split_heads": [
@@ -158,6 +167,19 @@ RIGHT = {
                     y = w @ v
                 return self.drop(self.c_proj(y.transpose(1, 2).contiguous().view(B, T, C)))
         """,
+        # numbers as tensors without axes work on every device, and so does type_as
+        """
+        class CausalSelfAttention(attention.CausalSelfAttention):
+            def forward(self, x):
+                if self.fused:
+                    return super().forward(x)
+                q, k, v = (split_heads(part, self.n_head) for part in self.c_attn(x).chunk(3, -1))
+                T, root = x.shape[1], torch.sqrt(torch.tensor(q.shape[-1], dtype=x.dtype))
+                past = torch.ones(T, T).tril().type_as(x) > 0
+                scores = torch.where(past, q @ k.mT / root, torch.tensor(-math.inf, dtype=x.dtype))
+                drop = nn.Dropout(self.dropout).train(self.training)
+                return drop(self.c_proj(merge_heads(drop(scores.softmax(-1)) @ v)))
+        """,
     ],
     "CrossAttention": [
         """
@@ -170,6 +192,7 @@ RIGHT = {
                 self.c_q, self.c_proj = nn.Linear(n_embd, n_embd), nn.Linear(n_embd, n_embd)
                 self.c_kv = nn.Linear(n_embd, 2 * n_embd)
             def forward(self, x, memory, mask=None):
+                mask = None if mask is None else torch.atleast_2d(mask)
                 q = split_heads(self.c_q(x), self.n_head)
                 k, v = split_heads(self.c_kv(memory), 2 * self.n_head).split(self.n_head, dim=1)
                 return self.c_proj(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask)))
@@ -184,6 +207,10 @@ RIGHT = {
         def mask_for_newest(n_new, n_total, device=None):
             places = torch.arange(n_total, device=device)
             return places <= places[n_total - n_new :, None]
+        """,
+        """
+        def mask_for_newest(n_new, n_total, device=None):
+            return torch.tril(input=torch.ones((n_new, n_total), device=device), diagonal=n_total - n_new) > 0
         """,
         """
         def mask_for_newest(n_new, n_total, device=None):
@@ -213,6 +240,19 @@ WRONG = [
     ("attend", "math.sqrt(q.shape[-1])", "2"),
     ("attend", "k.transpose(-2, -1)", "k.transpose(1, 2)"),
     ("attend", "scores.masked_fill(~mask", "scores.masked_fill(mask.logical_not_()"),  # changes the mask
+    # one maximum for all rows; hidden only after the softmax, and divided anew; PyTorch's attention
+    (
+        "attend",
+        "scores.softmax(dim=-1)",
+        "torch.exp(scores - scores.max()) / torch.exp(scores - scores.max()).sum(-1, keepdim=True)",
+    ),
+    (
+        "attend",
+        "return weights @ v, weights",
+        "weights = (q @ k.mT / math.sqrt(q.shape[-1])).softmax(-1) * (1 if mask is None else mask)\n"
+        "    weights = weights / weights.sum(-1, keepdim=True)\n    return weights @ v, weights",
+    ),
+    ("attend", "return weights @ v,", "return F.scaled_dot_product_attention(q, k, v, mask),"),
     ("split_heads", "x.reshape", "x.detach().reshape"),
     ("split_heads", "x.reshape(B, T, n_head, C // n_head).transpose(1, 2)", "x.reshape(B, n_head, T, -1)"),
     ("CausalSelfAttention", "is_causal=True", "is_causal=x.shape[1] < 9"),
@@ -227,6 +267,19 @@ WRONG = [
     ("CausalSelfAttention", "self.c_proj(merge_heads(heads)), p)", "self.c_proj(merge_heads(heads)), 0.1)"),
     ("CausalSelfAttention", "self.c_proj = nn.Linear(n_embd, n_embd, bias=bias)", "self.c_proj = nn.Linear(n_embd, n_embd)"),
     ("CausalSelfAttention", "x.shape[1], x.device", "x.shape[1]"),
+    ("CausalSelfAttention", "x.shape[1], x.device", "x.shape[1], 'cpu'"),
+    ("CausalSelfAttention", "x.shape[1], x.device)", "1024, x.device)[: x.shape[1], : x.shape[1]]"),
+    ("CausalSelfAttention", "if n_embd % n_head", "if n_embd % n_head or n_head > 5"),
+    ("CausalSelfAttention", "self.dropout if", "min(self.dropout, 0.4) if"),
+    ("CausalSelfAttention", "parts = self", "torch.manual_seed(0); parts = self"),  # the same drops every time
+    # one draw for all heads, for all queries, for all positions
+    ("CausalSelfAttention", "F.dropout(weights, p) @", "(weights * F.dropout(torch.ones_like(weights[:, :1]), p)) @"),
+    ("CausalSelfAttention", "F.dropout(weights, p) @", "(weights * F.dropout(torch.ones_like(weights[:, :, :1]), p)) @"),
+    (
+        "CausalSelfAttention",
+        "F.dropout(self.c_proj(merge_heads(heads)), p)",
+        "self.c_proj(merge_heads(heads)) * F.dropout(torch.ones_like(x[:, :1]), p)",
+    ),
     # the mask of the first call is kept
     (
         "CausalSelfAttention",
@@ -240,8 +293,12 @@ WRONG = [
     ("CrossAttention", "attend(q, k, v, mask)", "attend(q, k, v)"),
     ("CrossAttention", "self.c_kv(memory)", "self.c_kv(memory.detach())"),
     ("CrossAttention", "(q, k, v, mask)", "(q, v, k, mask)"),
+    ("CrossAttention", "(q, k, v, mask)", "(q, k, v, vars(self).setdefault('kept', mask))"),
+    ("CrossAttention", "self.c_kv(memory)", "vars(self).setdefault('kept', self.c_kv(memory))"),
+    ("CrossAttention", "(q, k, v, mask)", "(q, k, v, None if mask is None or mask.dim() < 2 else mask)"),
     ("mask_for_newest", "diagonal=n_total - n_new", "diagonal=2"),
     ("mask_for_newest", "device=device", "device='cpu'"),
+    ("mask_for_newest", "return ones", "ones[:, 0]; return ones"),  # no positions at all
     ("mask_for_newest", "dtype=torch.bool", "dtype=torch.uint8"),
 ]  # fmt: skip
 

@@ -44,14 +44,39 @@ def by_name(got, expected) -> str | None:
 
 TOLD = {
     "refuses": "With 3 heads for 8 channels the class must raise a ValueError when it is made.",
+    "equation": "attend must be the equation itself: do not call PyTorch's attention.",
     "fused": "With fused=True the layer calls F.scaled_dot_product_attention once, with fused=False never.",
     "anywhere": "Your layer fails on another device than the CPU: make every tensor that it needs where x is.",
-    "levels": "In training, what dropout leaves must be divided by 1 - p: once for the weights, once for the output.",
+    "any length": "Your layer fails on a text of two thousand tokens: it must take any length T.",
+    "anew": "In training, dropout must draw anew at every call; yours drops the same numbers again.",
+    "levels": "In training, what dropout leaves must be divided by 1 - p, with p as given: once for the weights, once for the output.",
 }
 DROPS = (
     "In training, the wrong numbers are dropped. Dropout acts on the weights after the softmax (a position is then "
-    "not heard by a whole head) and on the output of c_proj, at the rate that the layer was given."
+    "not heard by a whole head) and on the output of c_proj, at the rate given, each number by a draw of its own."
 )
+
+
+class _Meta(TorchFunctionMode):
+    """Cuts triangles on the device "meta" by itself: PyTorch would first load a second's worth of modules."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in ("tril", "triu"):
+            whole = args[0] if args else kwargs["input"]
+            if whole.device.type == "meta":
+                return torch.empty_like(whole)
+        return func(*args, **kwargs)
+
+
+class _Spy(TorchFunctionMode):
+    """Counts the calls of the fused attention."""
+
+    calls = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.calls += func is F.scaled_dot_product_attention
+        return func(*args, **(kwargs or {}))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -72,13 +97,19 @@ def _reference_attend(q, k, v, mask=None, *, scale=None):
 
 @attend.cases
 def _(rng: np.random.Generator) -> Iterator[Case]:
-    def case(label, lead, t, s, d, e, mask=None, dtype=torch.float64, shift=0.0):
+    def case(label, lead, t, s, d, e, mask=None, dtype=torch.float64, shift=0.0, spread=0.0):
         q, k = _normal(rng, *lead, t, d), _normal(rng, *lead, s, d)
         if shift:  # all scores of a row move by the same number
             q[..., 0], k[..., 0] = 1.0, shift * math.sqrt(d)
+        if spread and not mask:  # each row's scores lie at a level of their own
+            q[..., 0], k[..., 0] = spread * torch.linspace(-1, 1, t), math.sqrt(d)
+        elif spread:  # the last key, which is hidden, fits best by far
+            q[..., 0], k[..., 0] = 1.0, 0.0
+            k[..., -1, 0] = spread * math.sqrt(d)
         q, k, v = q.to(dtype), k.to(dtype), _normal(rng, *lead, s, e, dtype=dtype)
         if mask is not None:
             mask = torch.tensor(rng.random(mask) < 0.5)
+            mask[..., -1] &= not spread
             mask[..., 0] |= ~mask.any(dim=-1)
         return Case(label, q=q, k=k, v=v, mask=mask)
 
@@ -93,6 +124,8 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("one row of the mask for all queries", (3, 2), 4, 5, 3, 2, mask=(3, 1, 1, 5))
     yield case("all scores far below zero, a mask", (2,), 3, 6, 3, 2, mask=(3, 6), shift=-2e4)
     yield case("all scores far above zero", (2,), 3, 6, 3, 2, shift=1e4)
+    yield case("scores of very different sizes", (2,), 4, 3, 5, 2, spread=2e3)
+    yield case("a hidden key that fits best by far", (2,), 3, 5, 4, 2, mask=(3, 5), spread=2e3)
     yield case("three axes in front, float32", (2, 1, 3), 3, 4, 8, 5, dtype=torch.float32)
     yield case("float32 and a mask", (3,), 6, 5, 7, 4, mask=(6, 5), dtype=torch.float32)
     yield case("many numbers in a query", (2,), 3, 7, 64, 5)
@@ -101,7 +134,8 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
 
 def _look_at_attend(obj, q, k, v, mask):
     leaves = [x.clone().requires_grad_() for x in (q, k, v)]
-    made = obj(*leaves) if mask is None else obj(*leaves, mask)
+    with _Spy() as spy:
+        made = obj(*leaves) if mask is None else obj(*leaves, mask)
     if made is None:
         return "attend returned None. Is a return missing?"
     if not isinstance(made, tuple | list) or len(made) != 2:
@@ -114,7 +148,7 @@ def _look_at_attend(obj, q, k, v, mask):
             return f"No slopes arrive at q and k through the {name}: use PyTorch's operations all the way."
     total = (out * _cotangent(out, 1)).sum() + (weights * _cotangent(weights, 2)).sum()
     grads = torch.autograd.grad(total, leaves, materialize_grads=True)
-    seen = {"The weights": weights.detach(), "The means": out.detach()}
+    seen = {"The weights": weights.detach(), "The means": out.detach(), "equation": not spy.calls}
     return seen | {f"The slopes of {n}": g for n, g in zip("qkv", grads, strict=True)}
 
 
@@ -147,7 +181,7 @@ def hidden_positions_have_no_weight(obj, q, k, v, mask):
     return mask is None or not bool(weights[~mask.expand(weights.shape)].any())
 
 
-def _attend(q, k, v, mask=None, *, scale=None, axis=-1, hide=-math.inf, late=False):
+def _attend(q, k, v, mask=None, *, scale=None, axis=-1, hide=-math.inf, late=False, anew=False):
     """attend with its ways to go wrong."""
     scale = math.sqrt(q.shape[-1]) if scale is None else scale
     scores = q @ k.mT / scale
@@ -156,6 +190,8 @@ def _attend(q, k, v, mask=None, *, scale=None, axis=-1, hide=-math.inf, late=Fal
     weights = scores.softmax(dim=axis)
     if mask is not None and late:
         weights = weights * mask
+    if anew:
+        weights = weights / weights.sum(dim=-1, keepdim=True)
     return weights @ v, weights
 
 
@@ -187,6 +223,12 @@ def softmax_over_the_queries(q, k, v, mask=None):
 def masked_after_the_softmax(q, k, v, mask=None):
     """You set the weights to 0 after the softmax. The hidden scores have been in its sum already: the rest no longer adds up to 1, and what is hidden still has a say."""
     return _attend(q, k, v, mask, late=True)
+
+
+@attend.mistake
+def masked_late_and_divided_anew(q, k, v, mask=None):
+    """You set weights to 0 after the softmax and divided by the new sum. If a hidden key fits best by far, the others' weights have already become 0, and 0/0 is nan: hide the scores before."""
+    return _attend(q, k, v, mask, late=True, anew=True)
 
 
 @attend.mistake
@@ -309,33 +351,6 @@ def exchanged_the_last_two(x, n_head):
 CausalSelfAttention = Exercise("gpt2.attention.CausalSelfAttention", kind="class", seconds=20.0)
 
 
-class _Meta(TorchFunctionMode):
-    """Cuts triangles on the device "meta" by itself: PyTorch would first load a second's worth of modules."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if getattr(func, "__name__", "") in ("tril", "triu") and args[0].device.type == "meta":
-            return torch.empty_like(args[0])
-        return func(*args, **(kwargs or {}))
-
-
-class _Spy(TorchFunctionMode):
-    """Counts the calls of the fused attention, and notes tensors made on the default device that stay there."""
-
-    calls, homeless = 0, False
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        self.calls += func is F.scaled_dot_product_attention
-        if func in FACTORIES and kwargs.get("device") is None:
-            self.homeless = True
-        elif func is torch.Tensor.to:
-            self.homeless = False
-        return func(*args, **kwargs)
-
-
-FACTORIES = (torch.ones, torch.zeros, torch.full, torch.arange, torch.empty, torch.eye, torch.tensor)
-
-
 def _shapes(state: dict) -> dict:
     return {name: tuple(tensor.shape) for name, tensor in sorted(state.items())}
 
@@ -369,6 +384,25 @@ def _refuses(build) -> bool:
     except ValueError:
         return True
     return False
+
+
+def _travels(options: dict) -> bool:
+    """Whether a case looks at another device, too: some of both ways do, to save time."""
+    return list(options) == ["fused"]
+
+
+def _elsewhere(layer, n_embd: int, dtype) -> dict:
+    """How a long text fares on the device "meta", whose tensors hold no numbers: another device and no work."""
+    seen = {"anywhere": True, "any length": True}
+    try:
+        made = layer.to("meta")(torch.empty(2, 2000, n_embd, dtype=dtype, device="meta"))
+        seen["anywhere"] = made.device.type == "meta"
+    except Exception as error:
+        if "expected device" in str(error) or "same device" in str(error):
+            seen["anywhere"] = False
+        elif "meta" not in str(error):  # else: it asked for numbers, which other devices have
+            seen["any length"] = False
+    return seen
 
 
 def _outputs(layer, inputs: dict[str, tuple], seed: int) -> dict | str:
@@ -414,13 +448,13 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("three heads, a longer text", 12, 3, (3, 7), fused=True)
     yield case("four heads, explicit", 8, 4, (2, 5), fused=False)
     yield case("without bias", 10, 2, (2, 4), bias=False)
-    yield case("without bias, explicit", 10, 5, (2, 4), bias=False, fused=False)
+    yield case("without bias, explicit", 7, 7, (2, 4), bias=False, fused=False)
     yield case("one position", 6, 3, (4, 1), fused=False)
     yield case("float32", 16, 4, (2, 9), torch.float32)
     yield case("float32, explicit", 16, 2, (2, 9), torch.float32, fused=False)
     yield case("heads that do not fit", 8, 3, (1, 2))
-    yield case("dropout", 8, 2, (2, 4), dropout=0.4)
-    yield case("dropout, explicit", 8, 2, (2, 4), dropout=0.25, fused=False)
+    yield case("dropout, in evaluation and in training", 8, 2, (2, 4), dropout=0.6)
+    yield case("dropout, explicit, in evaluation and in training", 8, 2, (2, 4), dropout=0.25, fused=False)
 
 
 @CausalSelfAttention.observe
@@ -439,19 +473,20 @@ def _(obj, n_embd, n_head, options, x, longer, state):
         seen = _outputs(layer, {"x": (x.clone().requires_grad_(),), "a longer x": (longer,)}, seed=7)
         if isinstance(seen, str):
             return seen
-        seen |= {"fused": spy.calls, "anywhere": not spy.homeless}
+        seen["fused"] = spy.calls
         if p and seen["The output for x"].shape == x.shape:
             seen |= _dropped(layer.train(), n_embd, n_head, p)
-        return seen
+        return seen | _elsewhere(layer, n_embd, x.dtype) if _travels(options) else seen
 
 
-N = 4000
+N = 2000
 
 
 def _dropped(layer, n_embd, n_head, p) -> dict:
-    """What dropout leaves at position 1 of N texts, where both positions weigh 1/2 and all values are 1.
+    """What dropout leaves of N texts of two positions, whose keys all weigh the same and whose values are all 1.
 
-    Counted for each head: how many of the two positions are heard, and how many outputs are kept.
+    Counted in each head at position 1: how many of the two positions are heard, with how many outputs kept.
+    Counted for each text: what is left of one output at position 0, one at position 1, one of another head.
     """
     d = n_embd // n_head
     state = {name: torch.zeros_like(t) for name, t in layer.state_dict().items()}
@@ -459,23 +494,36 @@ def _dropped(layer, n_embd, n_head, p) -> dict:
     state["c_proj.weight"] = torch.eye(n_embd, dtype=torch.float64)
     layer.load_state_dict(state)
     torch.manual_seed(8)
-    made = layer(torch.zeros(N, 2, n_embd, dtype=torch.float64))[:, 1].detach()
-    units = (made * 2 * (1 - p) ** 2).reshape(N, n_head, d)  # 0, 1 or 2
+    x = torch.zeros(N, 2, n_embd, dtype=torch.float64)
+    left = layer(x).detach() * (1 - p) ** 2
+    anew = not torch.equal(layer(x[:9]), layer(x[:9]))
+    units = (left[:, 1] * 2).reshape(N, n_head, d)  # 0, 1 or 2
     level = units.amax(dim=-1).round().clamp(0, 2)
     levels = bool(((units.abs() < 1e-6) | ((units - level[..., None]).abs() < 1e-6)).all())
     kept = (units > 0.5).sum(dim=-1)
     outcome = torch.where(kept == 0, 0, (level.long() - 1) * d + kept).clamp(0, 2 * d)
-    counts = torch.bincount(outcome.flatten(), minlength=2 * d + 1)
-    return {"levels": levels, "draws": counts.numpy()}
+    three = [left[:, 0, 0].round().clamp(0, 1), *units[:, :2, 0].round().clamp(0, 2).T]
+    joint = (three[0] * 9 + three[1] * 3 + three[2]).long()
+    return {
+        "anew": anew,
+        "levels": levels,
+        "draws in a head": torch.bincount(outcome.flatten(), minlength=2 * d + 1).numpy(),
+        "draws together": torch.bincount(joint, minlength=18).numpy(),
+    }
 
 
-def _chances(n_embd, n_head, p) -> np.ndarray:
+def _chances(n_embd, n_head, p) -> dict[str, np.ndarray]:
     """The probabilities of what `_dropped` counts."""
     d = n_embd // n_head
     heard = [2 * p * (1 - p), (1 - p) ** 2]
     kept = [math.comb(d, k) * (1 - p) ** k * p ** (d - k) for k in range(1, d + 1)]
     likely = np.outer(heard, kept).flatten()
-    return np.concatenate([[1 - likely.sum()], likely])
+    alone, of_two = [(1 - p) ** 2], [h * (1 - p) for h in heard]
+    alone, of_two = ([1 - sum(chances), *chances] for chances in (alone, of_two))
+    return {
+        "draws in a head": np.concatenate([[1 - likely.sum()], likely]),
+        "draws together": np.einsum("i,j,k->ijk", alone, of_two, of_two).flatten(),
+    }
 
 
 class _Reference(nn.Module):
@@ -530,9 +578,11 @@ def _(n_embd, n_head, options, x, longer, state):
     if n_embd % n_head:
         return {"refuses": True}
     seen = _expected(state, n_head, {"x": (x.clone().requires_grad_(),), "a longer x": (longer,)})
-    seen |= {"fused": int(options.get("fused", True)), "anywhere": True}
+    seen["fused"] = int(options.get("fused", True))
+    if _travels(options):
+        seen |= {"anywhere": True, "any length": True}
     if p := options.get("dropout", 0.0):
-        seen |= {"levels": True, "draws": _chances(n_embd, n_head, p)}
+        seen |= {"anew": True, "levels": True} | _chances(n_embd, n_head, p)
     return seen
 
 
@@ -561,7 +611,8 @@ class _Layer(nn.Module):
     all_channels = False  # the scale
     split = merge = "right"
     dropped_weights = dropped_output = True
-    fused_drops_in_evaluation = always_bias = checks_nothing = False
+    drops_in_evaluation = ""  # or: fused, always
+    always_bias = checks_nothing = False
     project = True
 
     def __init__(self, n_embd, n_head, *, dropout=0.0, bias=True, fused=True):
@@ -583,10 +634,10 @@ class _Layer(nn.Module):
         q, k, v = parts[self.queries], parts[self.keys], parts[self.values]
         if self.all_channels:
             q = q / math.sqrt(self.n_head)
-        p = self.p if self.training else 0.0
+        p = self.p if self.training or self.drops_in_evaluation == "always" else 0.0
         mask = torch.ones(T, T, dtype=torch.bool, device=x.device).tril()
         if self.fused:
-            drop = self.p if self.fused_drops_in_evaluation else p * self.dropped_weights
+            drop = self.p if self.drops_in_evaluation else p * self.dropped_weights
             causal = self.fused_mask == "causal"
             heads = F.scaled_dot_product_attention(q, k, v, dropout_p=drop, is_causal=causal)
         else:
@@ -651,7 +702,14 @@ class keys_before_queries(_Layer):
 class fused_call_drops_in_evaluation(_Layer):
     """Your fused call drops weights in evaluation, too: it knows nothing of self.training, so dropout_p must then be 0."""
 
-    fused_drops_in_evaluation = True
+    drops_in_evaluation = "fused"
+
+
+@CausalSelfAttention.mistake
+class dropped_in_evaluation(_Layer):
+    """You drop numbers in evaluation, too. Both dropouts act only while self.training is True; the functions that you call do not look at it."""
+
+    drops_in_evaluation = "always"
 
 
 @CausalSelfAttention.mistake
@@ -715,6 +773,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("a mask of queries and memory", 8, 4, 2, 3, 5, (3, 5))
     yield case("a mask for each memory of the batch", 8, 2, 3, 4, 6, (3, 1, 1, 6))
     yield case("a mask for each head", 6, 3, 2, 2, 5, (3, 2, 5))
+    yield case("one row of the mask for everything", 6, 2, 3, 2, 4, (4,))
     yield case("a memory as long as x", 10, 2, 2, 4, 4)
     yield case("one query", 8, 2, 3, 1, 7)
     yield case("float32", 16, 4, 2, 5, 3, dtype=torch.float32)
@@ -722,9 +781,12 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
 
 
 def _cross_inputs(x, memory, mask) -> dict:
-    rest = () if mask is None else (mask,)
-    once = x.clone().requires_grad_(), memory.clone().requires_grad_(), *rest
-    return {"x and memory": once, "another x": (x + 1, memory, *rest)}
+    once = [x.clone().requires_grad_(), memory.clone().requires_grad_()]
+    then = [x + 1, torch.cat([memory - 1, memory], dim=1)]
+    if mask is not None:
+        once.append(mask)
+        then.append(torch.cat([mask, mask], dim=-1))
+    return {"x and memory": tuple(once), "another x and a longer memory": tuple(then)}
 
 
 @CrossAttention.observe
@@ -860,6 +922,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield Case("all of 3", n_new=3, n_total=3)
     yield Case("5 newest of 6", n_new=5, n_total=6)
     yield Case("nothing new", n_new=0, n_total=4)
+    yield Case("no positions at all", n_new=0, n_total=0)
     yield Case("a single position", n_new=1, n_total=1)
     n_total = int(rng.integers(20, 60))
     yield Case("many positions", n_new=int(rng.integers(2, n_total - 2)), n_total=n_total)
