@@ -68,7 +68,7 @@ def learn_merges(pieces: dict[bytes, int], n_merges: int) -> list[tuple[int, int
     pieces: how often each piece of the text occurs. Merge k makes the id 256 + k. The
     most frequent pair is merged; among equals, the smallest.
 
-    Source: Sennrich et al. (2016), Algorithm 1; the counts are kept from merge to merge.
+    Source: Sennrich et al. (2016), Algorithm 1; the counts are kept between merges.
     """
     words, times = [list(piece) for piece in pieces], list(pieces.values())
     counts, places = Counter(), defaultdict(set)  # a defaultdict(set) starts with set()
@@ -151,7 +151,7 @@ class BPETokenizer:
         if n_merges < 0:
             raise ValueError(f"vocab_size must be at least {vocab_size - n_merges}")
         parts = split_special(text, special_tokens)[::2]
-        pieces = Counter(piece.encode() for part in parts for piece in pretokenize(part))
+        pieces = Counter(p.encode() for part in parts for p in pretokenize(part))
         merges = learn_merges(pieces, n_merges)
         tokens = [bytes([byte]) for byte in range(256)]
         for first, second in merges:
