@@ -55,7 +55,8 @@ _find_pieces = regex.compile(GPT2_PATTERN).findall
 def pretokenize(text: str) -> list[str]:
     """Cuts a text into pieces as GPT-2 does; joined again they are the text.
 
-    Source: Radford et al., Language Models are Unsupervised Multitask Learners (2019).
+    Half a surrogate pair, which cannot be written in UTF-8, becomes � as in tiktoken.
+    Source of the pattern: github.com/openai/gpt-2, src/encoder.py.
     """
     valid = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return _find_pieces(valid)
@@ -67,8 +68,7 @@ def learn_merges(pieces: dict[bytes, int], n_merges: int) -> list[tuple[int, int
     pieces: how often each piece of the text occurs. Merge k makes the id 256 + k. The
     most frequent pair is merged; among equals, the smallest.
 
-    Source: Sennrich et al., Neural Machine Translation of Rare Words with Subword Units
-    (2016), Algorithm 1; the counts are kept from merge to merge.
+    Source: Sennrich et al. (2016), Algorithm 1; the counts are kept between merges.
     """
     words, times = [list(piece) for piece in pieces], list(pieces.values())
     counts, places = Counter(), defaultdict(set)  # a defaultdict(set) starts with set()
@@ -102,7 +102,7 @@ def learn_merges(pieces: dict[bytes, int], n_merges: int) -> list[tuple[int, int
 
 
 def encode_piece(piece: bytes, ranks: dict[bytes, int]) -> list[int]:
-    """The ids of one piece: neighbours are merged, those of the lowest rank first."""
+    """The ids of one piece of text; `ranks` is a table that BPE learnt."""
     parts = [bytes([byte]) for byte in piece]
     while len(parts) > 1:
         pairs = pairwise(parts)
@@ -114,6 +114,7 @@ def encode_piece(piece: bytes, ranks: dict[bytes, int]) -> list[int]:
 
 
 KEPT_PIECES = 300_000  # pieces whose ids are remembered; then we forget all of them
+_gpt2_ranks = functools.cache(gpt2_ranks)
 
 
 def split_special(text: str, names: Collection[str]) -> list[str]:
@@ -141,19 +142,17 @@ class BPETokenizer:
 
     @classmethod
     def train(cls, text: str, vocab_size: int, special_tokens: Collection[str] = ()) -> "BPETokenizer":
-        """Learns from `text`; `vocab_size` includes the bytes and the special tokens.
+        """Learns a table from `text`, but nothing across a special token.
 
-        Nothing is learnt across a special token. With too few pairs in `text`, the
-        size is smaller. Raises ValueError if `vocab_size` leaves no room for the bytes.
+        vocab_size: with the bytes and the special tokens; less if `text` has too few
+            pairs. Raises ValueError if there is no room for the bytes.
         """
         n_merges = vocab_size - 256 - len(special_tokens)
         if n_merges < 0:
             raise ValueError(f"vocab_size must be at least {vocab_size - n_merges}")
-        pieces = Counter()
-        for part in split_special(text, special_tokens)[::2]:
-            pieces.update(pretokenize(part))
-        encoded = {piece.encode(): n for piece, n in pieces.items()}
-        merges = learn_merges(encoded, n_merges)
+        parts = split_special(text, special_tokens)[::2]
+        pieces = Counter(p.encode() for part in parts for p in pretokenize(part))
+        merges = learn_merges(pieces, n_merges)
         tokens = [bytes([byte]) for byte in range(256)]
         for first, second in merges:
             tokens.append(tokens[first] + tokens[second])
@@ -176,10 +175,9 @@ class BPETokenizer:
         return self._ids_of_piece[piece]
 
     def encode(self, text: str, allowed_special: Collection[str] = ()) -> list[int]:
-        """The ids of `text`.
+        """The ids of `text`; special tokens in it are plain characters unless allowed.
 
-        allowed_special: the special tokens that are read as such in `text`, or "all".
-            The others are plain characters. Raises ValueError for an unknown one.
+        allowed_special: some of their names, or "all". ValueError for an unknown one.
         """
         names = self.special_tokens if allowed_special == "all" else allowed_special
         for name in names:
@@ -195,19 +193,13 @@ class BPETokenizer:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; bytes that are not valid UTF-8 become �.
-
-        Raises ValueError for an id that does not exist.
-        """
+        """The text of `ids`, with � for broken bytes. ValueError for an unknown id."""
         ids = [int(i) for i in ids]
         for i in ids:
             if i not in self.token_bytes:
                 raise ValueError(f"{i} is no id: there are {self.vocab_size} of them")
         joined = b"".join(self.token_bytes[i] for i in ids)
         return joined.decode("utf-8", errors="replace")
-
-
-_gpt2_ranks = functools.cache(gpt2_ranks)  # cache: calls the function once
 
 
 def stream_text(chunks: Iterable[bytes]) -> Iterator[str]:
@@ -236,8 +228,7 @@ class TiktokenTokenizer:
     def encode(self, text: str, allowed_special: Collection[str] = ()) -> list[int]:
         """The ids of `text`; special tokens are plain text unless allowed."""
         allowed = allowed_special if allowed_special == "all" else set(allowed_special)
-        encode = self._encoding.encode
-        return encode(text, allowed_special=allowed, disallowed_special=())
+        return self._encoding.encode(text, allowed_special=allowed, disallowed_special=())
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; bytes that are not valid UTF-8 become �."""

@@ -227,6 +227,76 @@ def test_the_largest_count_may_be_searched():
     assert result.passed, result.message
 
 
+# Wrong answers, written from nothing, and what the reply must say or the mistake that it must name.
+WRONG = [
+    (
+        "merge_pair",
+        """
+        def merge_pair(ids, pair, new_id):
+            rest, out = list(ids), []
+            while rest:
+                if tuple(rest[:2]) == pair:
+                    out.append(new_id)
+                    del rest[:2]
+                else:
+                    out.append(rest.pop(0))
+            return out""",
+        "did not finish",
+    ),
+    (
+        "merge_pair",
+        """
+        whole = merge_pair
+        def merge_pair(ids, pair, new_id):
+            return whole(ids, pair, new_id) if pair in pairwise(ids) else ids""",
+        "Return a new one",
+    ),
+    (
+        "encode_piece",
+        """
+        def encode_piece(piece, ranks):
+            parts = [bytes([b]) for b in piece]
+            for token in ranks:
+                i = 0
+                while i + 1 < len(parts):
+                    if parts[i] + parts[i + 1] == token:
+                        parts[i : i + 2] = [token]
+                    i += 1
+            return [ranks[p] for p in parts]""",
+        "took_the_order_of_the_dict",
+    ),
+    (
+        "encode_piece",
+        """
+        known, uncached = {}, encode_piece
+        def encode_piece(piece, ranks):
+            if piece not in known:
+                known[piece] = uncached(piece, ranks)
+            return list(known[piece])""",
+        "another table",
+    ),
+    (
+        "stream_text",
+        """
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        def stream_text(chunks):
+            for chunk in chunks:
+                yield decoder.decode(chunk)
+            if rest := decoder.decode(b"", final=True):
+                yield rest""",
+        "Two streams",
+    ),
+]
+
+
+@pytest.mark.parametrize("answer", WRONG)
+def test_wrong_answers_are_rejected(answer):
+    name, source, said = answer
+    result = grade(f"gpt2.bpe.{name}", learners(name, source), seed=0)
+    assert result.status in ("failed", "timeout")
+    assert said in result.message or said in (result.mistake or ""), (result.mistake, result.message)
+
+
 # A learner's slip, as an edit of the course's version, and what the reply must say or the mistake that it must name.
 SLIPS = [
     ("merge_pair", "i += 2", "i += 1", "used_items_twice"),
@@ -234,8 +304,28 @@ SLIPS = [
     ("learn_merges", "(-counts[p], p)", "(counts[p], p)", ""),
     ("learn_merges", "change[p] -= times[w]", "pass", "counts_that_never_fall"),
     ("learn_merges", "if -n != counts[pair]", "if False", ""),
+    ("learn_merges", "if difference and counts[p]", "if made in p", "forgot_pairs_that_fell"),
+    ("learn_merges", "merges.append(pair)", "merges.append(list(pair))", "tuple"),
     ("encode_piece", "min(", "max(", ""),
-    ("BPETokenizer", "for piece in pretokenize(part)", "for piece in [part]", "not_cut_into_pieces"),
+    (
+        "BPETokenizer",
+        "self.token_bytes[i] for i in ids)",
+        "bytes([i]) if i < 256 else self.token_bytes[i] for i in ids)",
+        "bytes_for_ids_in_decode",
+    ),
+    (
+        "BPETokenizer",
+        "ids += self.piece_ids(piece)",
+        "ids = ids + self.piece_ids(piece) if ids else self.piece_ids(piece)",
+        "once more",
+    ),
+    (
+        "BPETokenizer",
+        "ids += self.piece_ids(piece)",
+        "ids += self.piece_ids(piece) if len(piece.encode()) > 1 else [ord(piece)]",
+        "from elsewhere",
+    ),
+    ("BPETokenizer", "for piece in pretokenize(part):", "for piece in [part]:", "not_cut_into_pieces"),
     ("BPETokenizer", 'errors="replace"', 'errors="ignore"', "lost_broken_bytes"),
     ("BPETokenizer", 'errors="replace"', 'errors="strict"', "failed_on_broken_bytes"),
     ("BPETokenizer", "tokens[first] + tokens[second]", "tokens[second] + tokens[first]", ""),
