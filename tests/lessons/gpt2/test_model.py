@@ -106,6 +106,7 @@ WRONG = {
         [("bias=config.bias", "bias=True")],
         [("nn.Dropout(config.dropout)", "nn.Dropout(0.1)")],
         [("nn.Dropout(config.dropout)", "nn.Identity()")],
+        [("nn.Dropout(config.dropout)", "nn.Dropout1d(config.dropout)")],  # drops whole tokens
         [("(self.c_fc(x))", "(self.c_fc(x.detach()))")],
         [("(self.c_fc(x))", "(self.c_fc(x[:1].expand_as(x)))")],  # right for one text
         [("        return self.dropout", "        torch.manual_seed(7)\n        return self.dropout")],
@@ -148,6 +149,7 @@ WRONG = {
         [("init_gpt2(self, config.n_layer)", "init_gpt2(self, 1)")],
         [("if limit < T:", "if False:")],
         [("if limit < T:", "if limit <= T:")],
+        [("parts.wte(idx)", "parts.wte(idx.clamp(max=10))")],
         [("if limit < T:", "if False:"), ("parts.wpe(positions)", "parts.wpe(positions.clamp(max=limit - 1))")],
         [("parts.ln_f(x)", "parts.drop(parts.ln_f(x))")],
         [("= block(x)", "= block(x) if block is parts.h[0] else parts.drop(block(x))")],
@@ -238,3 +240,10 @@ SLIPS = {
 def test_slips_are_called_by_their_name(name, slip):
     mistake, edits = slip
     assert grade(f"gpt2.model.{name}", edited(lesson, name, *edits), seed=0).mistake == mistake
+
+
+def test_a_change_of_the_input_is_called_so():
+    result = grade(
+        "gpt2.model.Block", edited(lesson, "Block", ("x = x + self.attn", "x += self.attn")), seed=0
+    )
+    assert "You change x itself" in result.message

@@ -174,6 +174,8 @@ def _look(make, what, config, seed, x, places, own=lambda module: {}, only_names
         return "forward returned None. Is a return missing?"
     if not isinstance(y, torch.Tensor):
         return f"forward must return a tensor, not a {type(y).__name__}."
+    if not torch.equal(given, x):
+        return "You change x itself, the caller's tensor: x += … writes into it, and autograd stops. x = x + … makes a new one."
     seen["In evaluation, the result"] = y.detach().clone()
     seen["In evaluation, PyTorch's random numbers are left alone"] = torch.equal(
         before, torch.get_rng_state()
@@ -287,6 +289,9 @@ def _dropped(module, child, before, scaled, p, x):
         return f"a share of {share:.2f} is dropped in training, not {p}"
     if p and len(out) > 1 and all(torch.equal(out[0], other) for other in out):
         return "drops the same numbers in every call"
+    for axis, of in ((1, "texts"), (2, "tokens"), (3, "numbers of a token")):
+        if p and out.shape[axis] > 1 and (out == out.narrow(axis, 0, 1)).all():
+            return f"drops all {of} alike, not each number by its own chance"
     if scaled and not torch.allclose(drawn[~out], (calm / (1 - p)).expand_as(drawn)[~out]):
         return f"what is kept in training is not divided by 1 - {p}"
     return "once a call, and as it should"
@@ -432,7 +437,7 @@ def _module_cases(rng):
     yield case("width 8, four heads", 2, 7, n_embd=8, n_head=4)
     yield case("width 9, three heads, fused", 4, 2, n_embd=9, n_head=3, fused=True)
     yield case("dropout 0.3", 2, 5, dropout=0.3)
-    yield case("dropout 0.6, width 4", 3, 4, dropout=0.6, n_embd=4)
+    yield case("dropout 0.6, width 4, no bias", 3, 4, dropout=0.6, n_embd=4, bias=False)
 
 
 @FeedForward.cases
@@ -1055,7 +1060,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
         "three blocks, no bias, width 8", 2, 5, n_layer=3, bias=False, n_embd=8, n_head=4, vocab_size=5
     )
     yield case("more positions than words", 2, 9, block_size=20, vocab_size=7, n_layer=1, fused=True)
-    yield case("dropout 0.4", 3, 6, dropout=0.4, n_layer=1)
+    yield case("dropout 0.4, 30 words", 3, 6, dropout=0.4, n_layer=1, vocab_size=30)
     yield case("dropout 0.2, no bias", 4, 3, dropout=0.2, bias=False)
 
 
