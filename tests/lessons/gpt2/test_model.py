@@ -98,16 +98,23 @@ WRONG = {
         [("inner = math", "x += 1; x = x - 1; inner = math")],  # moves x
         [("return 0.5", "return x.float().double() * 0 + 0.5")],  # float64 always
         [("0.044715", "0.0447")],
+        [("    inner =", "    if x.dim() == 0:\n        return x * 0 + 5\n    inner =")],
+        [("math.sqrt(2 / math.pi)", "torch.sqrt(torch.tensor(2 / math.pi))")],  # float32
     ],
     "FeedForward": [
         [("4 * C", "4 * 6")],
         [("bias=config.bias", "bias=True")],
         [("nn.Dropout(config.dropout)", "nn.Dropout(0.1)")],
         [("nn.Dropout(config.dropout)", "nn.Identity()")],
+        [("nn.Dropout(config.dropout)", "nn.Dropout1d(config.dropout)")],  # drops whole tokens
         [("(self.c_fc(x))", "(self.c_fc(x.detach()))")],
         [("(self.c_fc(x))", "(self.c_fc(x[:1].expand_as(x)))")],  # right for one text
+        [("        return self.dropout", "        torch.manual_seed(7)\n        return self.dropout")],
     ],
     "Block": [
+        [("+ self.mlp(self.ln_2(x))", "+ nn.functional.dropout(self.mlp(self.ln_2(x)), 0.3, self.training)")],
+        [("self.attn(self.ln_1(x))", "self.attn(nn.functional.dropout(self.ln_1(x), 0.3, self.training))")],
+        [("        x = x + self.attn", "        if self.training:\n            return self.mlp(self.attn(x))\n        x = x + self.attn")],
         [("x = x + self.attn", "x += self.attn")],  # moves the caller's tensor
         [('"dropout": config.dropout', '"dropout": 0.1')],
         [('"fused": config.fused', '"fused": True')],
@@ -119,6 +126,8 @@ WRONG = {
     "init_gpt2": [
         [("2 * n_layer", "24")],  # right for twelve layers
         [("parameter.zero_()", "pass")],
+        [("parameter.normal_(std=0.02)", "parameter.normal_(std=0.01 if 'wpe' in name else 0.02)")],
+        [("2 * n_layer", "2 * n_layer + 1")],
         [("parameter.fill_(1)", "pass")],
         [('"c_proj.weight"', '"attn.c_proj.weight"')],
         [("normal_(std=0.02)", "uniform_(-0.034641, 0.034641)")],
@@ -136,14 +145,26 @@ WRONG = {
         [("for block in parts.h:", "for block in [*parts.h, *parts.h[:0]][:2]:")],  # two blocks at most
         [("nn.Embedding(config.block_size, C)", "nn.Embedding(8, C)")],
         [("self.lm_head(parts.ln_f(x))", "self.lm_head(parts.ln_f(x)).float()")],
+        [("init_gpt2(self, config.n_layer)", "pass")],
+        [("init_gpt2(self, config.n_layer)", "init_gpt2(self, 1)")],
+        [("if limit < T:", "if False:")],
+        [("if limit < T:", "if limit <= T:")],
+        [("parts.wte(idx)", "parts.wte(idx.clamp(max=10))")],
+        [("if limit < T:", "if False:"), ("parts.wpe(positions)", "parts.wpe(positions.clamp(max=limit - 1))")],
+        [("parts.ln_f(x)", "parts.drop(parts.ln_f(x))")],
+        [("= block(x)", "= block(x) if block is parts.h[0] else parts.drop(block(x))")],
     ],
     "LayerNorm": [
         [("dim=-1", "dim=x.dim() - 2 if x.dim() == 3 else -1")],
         [("self.eps)", "1e-5)")],
         [("* self.weight", "* self.weight.detach()")],
         [("mean = x.mean", "x -= 0.0 * x + 1; mean = x.mean")],
+        [("mean = x.mean(dim=-1, keepdim=True)", "self.m = mean = getattr(self, 'm', x.mean(-1, keepdim=True))")],
+        [("        mean = x", "        if not self.training:\n            return x\n        mean = x")],
+        [("        mean = x", "        return nn.functional.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)\n        mean = x")],
+        [("((x - mean) ** 2).mean(dim=-1, keepdim=True)", "(x**2).mean(dim=-1, keepdim=True) - mean**2")],
     ],
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "edits"), [(name, edits) for name in WRONG for edits in WRONG[name]])
@@ -161,6 +182,7 @@ RIGHT = {
         [("gelu(self.c_fc(x))", 'F.gelu(self.c_fc(x), approximate="tanh")')],
     ],
     "Block": [
+        [("self.attn(self.ln_1(x))", "self.attn(x=self.ln_1(x))")],
         [("return x + self.mlp(self.ln_2(x))", "y = self.ln_2(x)\n        x = self.mlp(y) + x\n        return x")],
     ],
     "init_gpt2": [
@@ -171,6 +193,9 @@ RIGHT = {
     "GPT": [
         [("parts.wpe(positions)", "parts.wpe.weight[:T]")],
         [("parts.wte(idx)", "parts.wte.weight[idx]")],
+        [("block(x)", "block(x=x)")],
+        [("torch.arange(T, device=idx.device)", "torch.arange(T).to(idx.device)")],
+        [("nn.Dropout(config.dropout)", "nn.Dropout(config.dropout, inplace=True)")],
         [("self.lm_head(parts.ln_f(x))", "parts.ln_f(x) @ parts.wte.weight.T")],
         [("self.lm_head.weight = self.transformer.wte.weight", "self.transformer.wte.weight = self.lm_head.weight")],
     ],
@@ -194,3 +219,31 @@ def test_gelu_has_no_dead_side():
     assert (torch.autograd.grad(gelu(x).sum(), x)[0] != 0).all()
     assert FeedForward(GPTConfig(n_embd=4, n_head=1, bias=False)).c_fc.bias is None
     assert isinstance(FeedForward(GPTConfig(n_embd=4, n_head=1)), nn.Module)
+
+
+SLIPS = {
+    "Block": [
+        ("what_attention_adds_is_lost", [("x = x + self.attn", "y = x + self.attn")]),
+        ("norms_keep_their_bias", [("nn.LayerNorm(C, bias=bias)", "nn.LayerNorm(C)")]),
+    ],
+    "GPT": [
+        ("head_not_tied", [("self.lm_head.weight = self.transformer.wte.weight", "pass")]),
+        ("positions_on_the_usual_device", [("torch.arange(T, device=idx.device)", "torch.arange(T)")]),
+        ("adds_the_stream_again", [("x = block(x)", "x = x + block(x)")]),
+        ("what_blocks_give_is_lost", [("x = block(x)", "block(x)")]),
+        ("longer_texts_not_refused", [("if limit < T:", "if False:")]),
+    ],
+}
+
+
+@pytest.mark.parametrize(("name", "slip"), [(name, slip) for name in SLIPS for slip in SLIPS[name]])
+def test_slips_are_called_by_their_name(name, slip):
+    mistake, edits = slip
+    assert grade(f"gpt2.model.{name}", edited(lesson, name, *edits), seed=0).mistake == mistake
+
+
+def test_a_change_of_the_input_is_called_so():
+    result = grade(
+        "gpt2.model.Block", edited(lesson, "Block", ("x = x + self.attn", "x += self.attn")), seed=0
+    )
+    assert "You change x itself" in result.message

@@ -26,6 +26,9 @@ def by_name(got, expected) -> str | None:
         if name.startswith("draws: "):
             if difference := agree_in_distribution(got.get(name), expected[name]):
                 return f"{name[7:]}: {difference}"
+        elif isinstance(expected[name], str) and isinstance(got.get(name), str):
+            if got[name] != expected[name]:  # a sentence, which compare would cut
+                return f"{name}: {got[name]} (expected: {expected[name]})"
         elif difference := compare(got.get(name), expected[name]):
             return f"{name}: {difference.replace('you returned', 'yours is')}"
     return None
@@ -165,13 +168,18 @@ def _look(make, what, config, seed, x, places, own=lambda module: {}, only_names
     module.double().load_state_dict(state)
     module.eval()
     x = x.clone().requires_grad_(x.is_floating_point())
-    given = x.clone()
+    given, before = x.clone(), torch.get_rng_state()
     y = module(given)
     if y is None:
         return "forward returned None. Is a return missing?"
     if not isinstance(y, torch.Tensor):
         return f"forward must return a tensor, not a {type(y).__name__}."
+    if not torch.equal(given, x):
+        return "You change x itself, the caller's tensor: x += … writes into it, and autograd stops. x = x + … makes a new one."
     seen["In evaluation, the result"] = y.detach().clone()
+    seen["In evaluation, PyTorch's random numbers are left alone"] = torch.equal(
+        before, torch.get_rng_state()
+    )
     seen["x itself, after the call"] = given.detach().clone()
     if y.shape != _expected(what, config, state, x.detach()).shape:
         return f"The result has the shape {tuple(y.shape)}."
@@ -185,6 +193,8 @@ def _look(make, what, config, seed, x, places, own=lambda module: {}, only_names
         seen["In a second call, the result"] = module(x.detach().flip(0)).detach()
         for say, (place, before, scaled) in places.items():
             seen[say] = _dropped(module, place(module), before, scaled, config.dropout, x.detach())
+        if what != "mlp":
+            seen[PATH] = _path(module, what, state, x.detach())
     return seen
 
 
@@ -202,35 +212,74 @@ def _truth(what, config, seed, x, places, own=None, only_names=False):
     (y * _weights(y)).sum().backward()
     seen = {"The parameters, each once": names} | (own or {})
     seen |= {"In evaluation, the result": y.detach(), "x itself, after the call": x.detach()}
+    seen["In evaluation, PyTorch's random numbers are left alone"] = True
     if x.is_floating_point():
         seen["The gradient of x"] = x.grad
     seen |= _gradients({name: leaves[name].grad for name in names})
     seen["In a second call, the result"] = _expected(what, config, state, x.detach().flip(0))
-    return seen | dict.fromkeys(places, "once a call, and as it should")
+    seen |= dict.fromkeys(places, "once a call, and as it should")
+    return seen if what == "mlp" else seen | {PATH: "as in evaluation"}
 
 
+PATH = "In training, all but what the parts themselves drop"
 MANY = 1000
+
+
+def _watch(part, caught):
+    """Keeps what the part reads and what it gives, each time that it runs."""
+
+    def hook(_, inputs, named, output):
+        caught.append(((*inputs, *named.values())[0].clone(), output.clone()))
+
+    return part.register_forward_hook(hook, with_kwargs=True)
+
+
+def _path(module, what, state, x):
+    """In training, is what runs between the parts of a block or of a GPT what it should be?"""
+    parts, caught = ([module.attn, module.mlp] if what == "block" else list(module.transformer.h)), []
+    hooks = [_watch(part, caught) for part in parts]
+    module.train()
+    try:
+        y = module(x)
+    finally:
+        module.eval()
+        for hook in hooks:
+            hook.remove()
+    if len(caught) != len(parts):
+        return "not every part runs once"
+    if what == "block":
+        (read, gave), (later, last) = caught
+        pairs = {"what the attention reads": (read, _norm(x, state, "ln_1"))}
+        pairs["what the feed-forward network reads"] = (later, _norm(x + gave, state, "ln_2"))
+        pairs["what is added"] = (y, x + gave + last)
+    else:
+        pairs = {f"what block {k} reads": (caught[k][0], caught[k - 1][1]) for k in range(1, len(parts))}
+        end = _norm(caught[-1][1], state, "transformer.ln_f")
+        pairs["what follows the last block"] = (y, end @ state["lm_head.weight"].T)
+    for say, (got, expected) in pairs.items():
+        if got.shape != expected.shape or not torch.allclose(got, expected):
+            return f"{say} is not what it is in evaluation"
+    return "as in evaluation"
 
 
 def _dropped(module, child, before, scaled, p, x):
     """What runs through `child` in training: how often it runs, which share is dropped, what is kept."""
     caught = []
-    if before:
-        hook = child.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0].clone()))
-    else:
-        hook = child.register_forward_hook(lambda _, inputs, output: caught.append(output.clone()))
+    hook = _watch(child, caught)
     try:
         module(x)
+        if not caught:
+            return "never runs. (Call the module itself, not its forward.)"
         if len(caught) != 1:
             return f"runs {len(caught)} times in a call"
-        calm = caught.pop()
+        calm = caught.pop()[not before]
         module.train()
         for _ in range(math.ceil(MANY / calm.numel()) if p else 1):
             module(x)
     finally:
         module.eval()
         hook.remove()
-    drawn = torch.stack(caught)
+    drawn = torch.stack([both[not before] for both in caught])
     out = (drawn == 0) & (calm != 0)
     share, spread = out.double().mean().item(), math.sqrt(p * (1 - p) / out.numel())
     if p and not out.any():
@@ -238,8 +287,11 @@ def _dropped(module, child, before, scaled, p, x):
         return "is the same in training" if same else "changes in training, but nothing in it is dropped"
     if abs(share - p) > 6 * spread:
         return f"a share of {share:.2f} is dropped in training, not {p}"
-    if p and len(caught) > 1 and all(torch.equal(out[0], other) for other in out):
+    if p and len(out) > 1 and all(torch.equal(out[0], other) for other in out):
         return "drops the same numbers in every call"
+    for axis, of in ((1, "texts"), (2, "tokens"), (3, "numbers of a token")):
+        if p and out.shape[axis] > 1 and (out == out.narrow(axis, 0, 1)).all():
+            return f"drops all {of} alike, not each number by its own chance"
     if scaled and not torch.allclose(drawn[~out], (calm / (1 - p)).expand_as(drawn)[~out]):
         return f"what is kept in training is not divided by 1 - {p}"
     return "once a call, and as it should"
@@ -259,7 +311,9 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield Case("float32, one axis", x=torch.tensor(rng.normal(size=7), dtype=torch.float32), slopes=True)
     yield Case("far from 0", x=torch.tensor(rng.normal(size=(2, 5)) * 30), slopes=True)
     yield Case(
-        "a single number without an axis", x=torch.tensor(float(rng.uniform(0.5, 2)), dtype=torch.float64)
+        "a single number without an axis",
+        x=torch.tensor(float(rng.uniform(0.5, 2)), dtype=torch.float64),
+        slopes=True,
     )
     yield Case("bfloat16", x=torch.tensor(rng.normal(size=(4, 3)), dtype=torch.bfloat16), slopes=True)
 
@@ -330,6 +384,12 @@ def root_of_a_product(x):
 
 
 @gelu.mistake
+def constant_in_single_precision(x):
+    """Your root of 2/π is a float32 tensor, so only 7 of its digits are right, also for an x in float64. `math.sqrt(2 / math.pi)` is a plain number, and fits every dtype."""
+    return _gelu_form(x, factor=torch.sqrt(torch.tensor(2 / math.pi)))
+
+
+@gelu.mistake
 def no_root(x):
     """You multiply by 2/π, without its root."""
     return _gelu_form(x, factor=2 / math.pi)
@@ -377,7 +437,7 @@ def _module_cases(rng):
     yield case("width 8, four heads", 2, 7, n_embd=8, n_head=4)
     yield case("width 9, three heads, fused", 4, 2, n_embd=9, n_head=3, fused=True)
     yield case("dropout 0.3", 2, 5, dropout=0.3)
-    yield case("dropout 0.6, width 4", 3, 4, dropout=0.6, n_embd=4)
+    yield case("dropout 0.6, width 4, no bias", 3, 4, dropout=0.6, n_embd=4, bias=False)
 
 
 @FeedForward.cases
@@ -588,6 +648,15 @@ class attention_replaces_the_stream(_Block):
 
 
 @Block.mistake
+class what_attention_adds_is_lost(_Block):
+    """You compute x + attn(…), but go on with the old x, so attention has no effect. The second line reads the result of the first."""
+
+    def forward(self, x):
+        self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+@Block.mistake
 class mlp_replaces_the_stream(_Block):
     """What the feed-forward network gives takes the place of the stream. It must be added to it."""
 
@@ -660,6 +729,19 @@ class mlp_comes_first(_Block):
 
 
 @Block.mistake
+class drops_twice(_Block):
+    """You drop in the block what its parts give. Both have dropped it themselves already, as their last step."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.p = config.dropout
+
+    def forward(self, x):
+        x = x + nn.functional.dropout(self.attn(self.ln_1(x)), self.p, self.training)
+        return x + nn.functional.dropout(self.mlp(self.ln_2(x)), self.p, self.training)
+
+
+@Block.mistake
 class attention_never_drops(_Block):
     """config.dropout does not reach your attention."""
 
@@ -696,13 +778,14 @@ init_gpt2 = Exercise("gpt2.model.init_gpt2", seconds=10.0)
 
 
 class _Tree(nn.Module):
-    """A block's parameters without what they compute, every one filled with 7; and `extra`, tied to a matrix."""
+    """The parameters of two blocks, two tables and a head tied to one of them, every one filled with 7."""
 
     def __init__(self, config):
         super().__init__()
         for k in range(2):
             self.add_module(f"h{k}", _Block(config))
         self.wte, self.head = nn.Embedding(40, config.n_embd), nn.Linear(config.n_embd, 40, bias=False)
+        self.wpe = nn.Embedding(50, config.n_embd)
         self.head.weight = self.wte.weight
         for parameter in self.parameters():
             nn.init.constant_(parameter, 7)
@@ -781,7 +864,7 @@ def _(n_layer, C, bias, seed):
         shapes |= {
             f"h{k}.{name}": shape for name, shape in _shapes(_config(n_embd=C, bias=bias), "block").items()
         }
-    shapes["wte.weight"] = (40, C)
+    shapes |= {"wte.weight": (40, C), "wpe.weight": (50, C)}
     seen = {
         "What is returned": None,
         "The parameters are the same objects as before": True,
@@ -869,6 +952,16 @@ def only_the_mlp_scaled(model, n_layer):
 def everything_scaled(model, n_layer):
     """You divide all matrices by the root of 2n. Only those that write to the stream, the c_proj, are special."""
     _fill(model, n_layer, special=lambda name: True)
+
+
+@init_gpt2.mistake
+def positions_smaller(model, n_layer):
+    """You draw `wpe` with 0.01, as OpenAI's own code does. Here all embeddings take 0.02."""
+    _fill(model, n_layer)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "wpe" in name:
+                parameter.normal_(std=0.01)
 
 
 @init_gpt2.mistake
@@ -967,8 +1060,8 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
         "three blocks, no bias, width 8", 2, 5, n_layer=3, bias=False, n_embd=8, n_head=4, vocab_size=5
     )
     yield case("more positions than words", 2, 9, block_size=20, vocab_size=7, n_layer=1, fused=True)
-    yield case("dropout 0.4", 3, 6, dropout=0.4, n_layer=1)
-    yield case("dropout 0.2, no bias", 4, 3, dropout=0.2, bias=False, n_layer=1)
+    yield case("dropout 0.4, 30 words", 3, 6, dropout=0.4, n_layer=1, vocab_size=30)
+    yield case("dropout 0.2, no bias", 4, 3, dropout=0.2, bias=False)
 
 
 class _Devices(TorchFunctionMode):
@@ -994,7 +1087,31 @@ def _tied(module):
         "lm_head's in_features and out_features": [module.lm_head.in_features, module.lm_head.out_features],
         "num_parameters()": module.num_parameters(),
         "fused in the blocks": [getattr(block.attn, "fused", None) for block in module.transformer.h],
+        "The first weights": _started(module),
     }
+
+
+def _started(module):
+    """Was init_gpt2 called for the whole model, and with its depth?"""
+    for name in ("wte", "wpe"):
+        if not 0 < module.transformer[name].weight.abs().max() < 0.2:
+            return f"{name} does not start with numbers of standard deviation 0.02"
+    n = module.config.n_layer
+    named = module.named_parameters()
+    all_ = torch.cat([p.detach().flatten() for name, p in named if name.endswith("c_proj.weight")])
+    if n > 1 and not 0.75 < all_.std() * math.sqrt(2 * n) / 0.02 < 1.33:
+        return "those that write to the stream are not 0.02 / sqrt(2 n_layer) in size"
+    return "as init_gpt2 leaves them"
+
+
+def _too_long(model, T):
+    """The name of what a text of T tokens raises."""
+    try:
+        with torch.no_grad():
+            model(torch.zeros(2, T, dtype=torch.int64))
+    except Exception as error:
+        return type(error).__name__
+    return "nothing"
 
 
 @GPT.observe
@@ -1006,6 +1123,7 @@ def _(obj, config, seed, idx, only_names):
         with _Devices() as devices, torch.no_grad():
             model(idx)
         seen["Tensors made on the usual device, not on that of idx"] = devices.untold
+        seen["What a text longer than block_size raises"] = _too_long(model, config.block_size + 1)
     return seen
 
 
@@ -1020,9 +1138,11 @@ def _(config, seed, idx, only_names):
         "lm_head's in_features and out_features": [config.n_embd, config.vocab_size],
         "num_parameters()": numbers,
         "fused in the blocks": [config.fused] * config.n_layer,
+        "The first weights": "as init_gpt2 leaves them",
     }
     seen = _truth("gpt", config, seed, idx, GPT_PLACES, own, only_names)
     told = {"Tensors made on the usual device, not on that of idx": 0}
+    told["What a text longer than block_size raises"] = "ValueError"
     return seen | told if not only_names and idx.shape[1] == config.block_size else seen
 
 
@@ -1047,6 +1167,7 @@ class _GPT(nn.Module):
         )
         self.lm_head = self.head(config)
         self.tie()
+        _fill(self, config.n_layer)
 
     def blocks(self, config):
         return nn.ModuleList(_Block(config) for _ in range(config.n_layer))
@@ -1076,20 +1197,14 @@ class _GPT(nn.Module):
         return self.lm_head(self.transformer.ln_f(x))
 
     def forward(self, idx):
+        if idx.shape[1] > self.config.block_size:
+            raise ValueError("too long")
         return self.leave(self.run(self.enter(idx)))
 
 
 @GPT.mistake
-class weights_copied(_GPT):
-    """lm_head starts as a copy of wte, but is not the same Parameter. The first training step moves them apart, and the model has more parameters than it should: assign the Parameter itself."""
-
-    def tie(self):
-        self.lm_head.weight = nn.Parameter(self.transformer.wte.weight.detach().clone())
-
-
-@GPT.mistake
 class head_not_tied(_GPT):
-    """lm_head has a matrix of its own. Let its weight be the weight of wte, the same object."""
+    """lm_head has a matrix of its own, be it a new one or a copy, so the model has more parameters than it should. Assign the Parameter itself: lm_head's weight is wte's weight, the same object."""
 
     def tie(self):
         return None
@@ -1105,7 +1220,7 @@ class data_shared_only(_GPT):
 
 @GPT.mistake
 class no_positions(_GPT):
-    """Your model does not add the positions: to its attention, all orders of the words before are the same."""
+    """Your model does not add the positions: to the attention of its first block, all orders of the words before are the same."""
 
     def positions(self, t, idx):
         return 0
@@ -1117,6 +1232,15 @@ class positions_of_the_texts(_GPT):
 
     def positions(self, t, idx):
         return self.transformer.wpe(torch.arange(idx.shape[0], device=idx.device))[:, None]
+
+
+@GPT.mistake
+class positions_on_the_usual_device(_GPT):
+    """You make the positions without a device, so on the CPU. As soon as idx is on a GPU, your model stops with an error: torch.arange takes `device=idx.device`."""
+
+    def enter(self, idx):
+        t = torch.arange(idx.shape[1])
+        return self.transformer.drop(self.transformer.wte(idx) + self.transformer.wpe(t))
 
 
 @GPT.mistake
@@ -1168,6 +1292,26 @@ class every_block_reads_the_start(_GPT):
 
 
 @GPT.mistake
+class adds_the_stream_again(_GPT):
+    """You add x to what each block gives. A block has added to x already: what it gives is the new x."""
+
+    def run(self, x):
+        for block in self.transformer.h:
+            x = x + block(x)
+        return x
+
+
+@GPT.mistake
+class what_blocks_give_is_lost(_GPT):
+    """You call your blocks, but keep nothing of what they give: it must become the new x."""
+
+    def run(self, x):
+        for block in self.transformer.h:
+            block(x)
+        return x
+
+
+@GPT.mistake
 class blocks_in_reverse(_GPT):
     """Your text runs through the blocks from the last to the first."""
 
@@ -1213,6 +1357,22 @@ class only_the_words_dropped(_GPT):
         return self.transformer.drop(self.transformer.wte(idx)) + self.transformer.wpe(t)
 
 
+@GPT.mistake
+class drops_at_the_exit_too(_GPT):
+    """You drop at the exit as well, before lm_head. GPT-2 drops the sum at the entrance and what each part of a block adds, nothing else."""
+
+    def leave(self, x):
+        return self.lm_head(self.transformer.drop(self.transformer.ln_f(x)))
+
+
+@GPT.mistake
+class longer_texts_not_refused(_GPT):
+    """Your model does not raise a ValueError for a text longer than block_size. The lines that do so stood in the cell: put them back."""
+
+    def forward(self, idx):
+        return self.leave(self.run(self.enter(idx)))
+
+
 @GPT.mistake(shape=True)
 class only_the_last_token(_GPT):
     """You return the logits of the last token only. Training needs a prediction at every token: (B, T, V)."""
@@ -1250,6 +1410,35 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("a large eps", 2, 4, 3, eps=0.5)
     yield case("small numbers", 3, 2, 5, size=1e-3)
     yield case("large numbers, float32", 2, 5, 7, size=100.0, dtype=torch.float32)
+    x = torch.tensor(rng.normal(size=(2, 3, 8)) + 300, dtype=torch.float32)
+    yield Case("far from 0, float32", x=x, eps=1e-5, seed=1, only_start=False)
+
+
+class _Ready(TorchFunctionMode):
+    """Notes which of PyTorch's functions that normalise are called."""
+
+    names = (
+        "layer_norm",
+        "native_layer_norm",
+        "batch_norm",
+        "group_norm",
+        "instance_norm",
+        "rms_norm",
+        "normalize",
+    )
+
+    def __init__(self):
+        super().__init__()
+        self.called = set()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.called |= {getattr(func, "__name__", "")} & set(self.names)
+        return func(*args, **(kwargs or {}))
+
+
+def _other(x):
+    """Numbers for a second call."""
+    return x.detach().flip(0) * 1.5 + 0.5
 
 
 @LayerNorm.observe
@@ -1268,11 +1457,13 @@ def _(obj, x, eps, seed, only_start):
         return seen
     x = x.clone().requires_grad_()
     given = x.clone()
-    y = module(given)
+    with _Ready() as ready:
+        y = module(given)
     if y is None:
         return "forward returned None. Is a return missing?"
     if not isinstance(y, torch.Tensor):
         return f"forward must return a tensor, not a {type(y).__name__}."
+    seen["Functions that normalise"] = ", ".join(sorted(ready.called))
     if y.shape != x.shape:
         return f"The result has the shape {tuple(y.shape)}, but x has {tuple(x.shape)}."
     seen |= {"The result": y.detach().clone(), "x itself, after the call": given.detach().clone()}
@@ -1280,7 +1471,10 @@ def _(obj, x, eps, seed, only_start):
         return "The result does not want a gradient: nothing could be learnt through your module."
     (y * _weights(y)).sum().backward()
     seen |= {"The gradient of x": x.grad, "The gradient of weight": module.weight.grad}
-    return seen | {"The gradient of bias": module.bias.grad}
+    seen["The gradient of bias"] = module.bias.grad
+    with torch.no_grad():
+        seen["In evaluation, the result of a second call"] = module.eval()(_other(x))
+    return seen
 
 
 @LayerNorm.oracle
@@ -1294,9 +1488,11 @@ def _(x, eps, seed, only_start):
     x = x.clone().requires_grad_()
     y = nn.functional.layer_norm(x, (n,), weight, bias, eps)
     (y * _weights(y)).sum().backward()
-    seen |= {"The result": y.detach(), "x itself, after the call": x.detach()}
+    seen |= {"Functions that normalise": "", "The result": y.detach(), "x itself, after the call": x.detach()}
     seen |= {"The gradient of x": x.grad, "The gradient of weight": weight.grad}
-    return seen | {"The gradient of bias": bias.grad}
+    seen["The gradient of bias"] = bias.grad
+    again = nn.functional.layer_norm(_other(x), (n,), weight, bias, eps)
+    return seen | {"In evaluation, the result of a second call": again.detach()}
 
 
 @LayerNorm.agree
@@ -1369,6 +1565,22 @@ class over_the_last_but_one(_Norm):
 
     def axes(self, x):
         return -2 if x.dim() > 1 else -1
+
+
+@LayerNorm.mistake
+class by_a_ready_function(_Norm):
+    """You let PyTorch's layer_norm do it. The page asks you to write it with `mean`."""
+
+    def forward(self, x):
+        return nn.functional.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
+
+
+@LayerNorm.mistake
+class mean_of_squares_less_squared_mean(_Norm):
+    """You take the variance as the mean of x² less μ². On paper that is the same; in float32, two large numbers with few digits left between them are subtracted. Take the mean of (x - μ)²."""
+
+    def size(self, y, x):
+        return torch.sqrt((x**2).mean(-1, keepdim=True) - x.mean(-1, keepdim=True) ** 2 + self.eps)
 
 
 @LayerNorm.mistake
