@@ -437,7 +437,7 @@ def _module_cases(rng):
     yield case("width 8, four heads", 2, 7, n_embd=8, n_head=4)
     yield case("width 9, three heads, fused", 4, 2, n_embd=9, n_head=3, fused=True)
     yield case("dropout 0.3", 2, 5, dropout=0.3)
-    yield case("dropout 0.6, width 4, no bias", 3, 4, dropout=0.6, n_embd=4, bias=False)
+    yield case("dropout 0.6, width 4", 3, 4, dropout=0.6, n_embd=4)
 
 
 @FeedForward.cases
@@ -1410,7 +1410,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("a large eps", 2, 4, 3, eps=0.5)
     yield case("small numbers", 3, 2, 5, size=1e-3)
     yield case("large numbers, float32", 2, 5, 7, size=100.0, dtype=torch.float32)
-    x = torch.tensor(rng.normal(size=(2, 3, 8)) + 300, dtype=torch.float32)
+    x = torch.tensor(rng.normal(size=(2, 3, 8)) + 600, dtype=torch.float32)
     yield Case("far from 0, float32", x=x, eps=1e-5, seed=1, only_start=False)
 
 
@@ -1501,7 +1501,7 @@ def _(got, expected):
         return by_name(got, expected)
     for name in expected:
         single = isinstance(expected[name], torch.Tensor) and expected[name].dtype == torch.float32
-        if difference := compare(got.get(name), expected[name], tolerance=1e-4 if single else None):
+        if difference := compare(got.get(name), expected[name], tolerance=1e-3 if single else None):
             return f"{name}: {difference.replace('you returned', 'yours is')}"
     return None
 
