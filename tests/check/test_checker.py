@@ -386,6 +386,27 @@ def test_an_oracle_that_is_broken_accepts_nobody_who_is_broken_in_the_same_way(s
     assert result.status == "error" and "cannot be computed here" in result.message
 
 
+@pytest.mark.parametrize("part", ["oracle", "observe", "property"])
+def test_a_case_that_its_functions_cannot_take_is_no_case(part):
+    """Else oracle and submission both raise TypeError, and anything at all is accepted on that case."""
+    exercise = Exercise("a.b.root")
+    exercise.cases(lambda rng: [Case("four", x=4.0), Case("scalar", x=2.0, y=1.0)])
+    exercise.oracle(lambda x, y=0.0: x)
+    if part == "oracle":
+        exercise.oracle(lambda x: x)
+    elif part == "observe":
+        exercise.observe(lambda obj, x: obj(x))
+    else:
+
+        def always(obj, x):
+            """It holds."""
+            return True
+
+        exercise.property(always)
+    with pytest.raises(CheckError, match="“scalar” does not fit"):
+        grade(exercise, lambda x, y=0.0: x)
+
+
 def test_an_oracle_that_raises_wants_the_same_exception():
     exercise = Exercise("a.b.root")
     exercise.cases(lambda rng: [Case("four", x=4.0), Case("negative", x=-1.0)])

@@ -168,7 +168,25 @@ class Exercise:
             cases += list(maker(np.random.default_rng([seed, number])))
         if not cases:
             raise CheckError(f"{self.id}: no case was made")
+        self._refuse_misfits(cases)
         return cases
+
+    def _refuse_misfits(self, cases: list[Case]) -> None:
+        """Inputs that a function cannot take would make oracle and submission fail alike, and so agree."""
+        asked = [(self.oracle_function, ()), (self.observe_function, (None,))]
+        asked += [(prop.function, (None,)) for prop in self.properties]
+        for function, first in asked:
+            if function is None:
+                continue
+            signature = inspect.signature(function)
+            for case in cases:
+                try:
+                    signature.bind(*first, **case.inputs)
+                except TypeError as error:
+                    name = function.__name__
+                    raise CheckError(
+                        f"{self.id}: the case “{case.label}” does not fit {name}: {error}"
+                    ) from None
 
     def look(self, obj: Any, inputs: dict[str, Any]) -> Any:
         """What `obj` does with `inputs`: the declared observation, or the result of a plain call."""
