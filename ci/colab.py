@@ -13,6 +13,8 @@ import os
 import subprocess
 import sys
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -90,10 +92,13 @@ def main() -> int:
     problems = install()
     exercises = sorted(ROOT.glob("exercises/*/*.ipynb"))
     solutions = sorted(ROOT.glob("solutions/*/*.ipynb"))
-    for notebook in exercises:
-        problems += graded(notebook, "todo")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # each is graded in a process of its own
+        for found in pool.map(graded, exercises, repeat("todo")):
+            problems += found
+        for found in pool.map(graded, solutions, repeat("passed")):
+            problems += found
     for notebook in solutions:
-        problems += graded(notebook, "passed") + runs(notebook)
+        problems += runs(notebook)
     for problem in problems:
         print(problem)
     print(f"{len(exercises)} exercise notebooks, {len(solutions)} solved ones, {len(problems)} problems")

@@ -82,6 +82,7 @@ def test_installing_the_course_would_replace_nothing(mimic):
     assert wanted & before == set()
 
 
+@pytest.mark.timeout(1600)  # every lesson, three times
 def test_every_exercise_waits_and_every_solution_passes_and_runs(mimic, tmp_path):
     """ci/colab.py itself, on a copy of the course: it installs the package as the notebooks' first cell does."""
     course = tmp_path / "course"
