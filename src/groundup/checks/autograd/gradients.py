@@ -433,7 +433,9 @@ def _(rng):
     yield Case("float32", f="x[0] * x[1], sin(x[0]), x[1]**2 + x[2]**3", x=single)
     yield Case("float32, larger numbers", f="x[0]**2, x[0] * x[1] + x[2], x[1]**2", x=50 * single)
     yield Case("every second number of a row", f="x[0] * x[1]**2, sin(x[1]) * x[2]", x=some(6)[::2])
-    yield Case("an input near 0", f="exp(x[0]) + x[1], x[0] * x[1]", x=some(2) * [1e-6, 1.0])
+    # Not drawn: here adding a step and taking it off again does not lead back, so that a changed input shows at any seed.
+    near = np.array([1.3e-6, some(1)[0]])
+    yield Case("an input near 0", f="exp(x[0]) + x[1], x[0] * x[1]", x=near)
     yield Case("f hands back a part of its input", f="x[1:]", x=some(3))
 
 
