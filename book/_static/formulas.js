@@ -14,9 +14,19 @@
       count = Math.max(1, Math.min(2 * count, Math.round((count * SLICE) / (performance.now() - started))));
       await new Promise((resolve) => setTimeout(resolve));
     }
+    reachWide();
+  }
+
+  // A formula wider than the page scrolls; the keyboard must be able to get there to scroll it.
+  function reachWide() {
+    for (const formula of document.querySelectorAll("div.math mjx-container")) {
+      if (formula.scrollWidth > formula.clientWidth) formula.tabIndex = 0;
+      else formula.removeAttribute("tabindex");
+    }
   }
 
   MathJax.startup.promise = MathJax.startup.promise.then(setAll);
+  addEventListener("resize", reachWide);
   // On paper stands what is on the page, so what is left is set at once.
   addEventListener("beforeprint", () => MathJax.typeset?.());
 })();
