@@ -13,7 +13,6 @@ kept in `ladder.json` in `groundup.progress.home()` and take the place of the co
 
 import json
 import math
-import os
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 
@@ -57,20 +56,16 @@ def record(name: str, *, bits_per_byte: float, parameters: int, scale: str) -> R
     if parameters < 0:
         raise ValueError(f"parameters is a count, not {parameters}")
     rung = Rung(name, round(float(bits_per_byte), 4), int(parameters), resolve_scale(scale))
-    if rung.scale != "smoke" and not _no_record():
+    if rung.scale != "smoke" and progress.recording():
         _keep(rung)
     return rung
 
 
 def rungs() -> list[Rung]:
     """Every model on the ladder, the one that predicts worst first."""
-    own = [] if _no_record() else _own()
+    own = _own() if progress.recording() else []
     known = {rung.name: rung for rung in [*_published(), *own]}
     return sorted(known.values(), key=lambda rung: -rung.bits_per_byte)
-
-
-def _no_record() -> bool:
-    return os.environ.get("GROUNDUP_NO_RECORD", "0") not in ("", "0")
 
 
 def _published() -> list[Rung]:

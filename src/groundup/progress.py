@@ -23,13 +23,18 @@ def home() -> Path:
     return Path(os.path.expanduser(chosen))
 
 
+def recording() -> bool:
+    """Whether runs are to leave anything in `home()`: not while `GROUNDUP_NO_RECORD` is set, other than to 0."""
+    return os.environ.get("GROUNDUP_NO_RECORD", "0") in ("", "0")
+
+
 def record(exercise_id: str) -> bool:
     """Remember that `exercise_id` was passed. True if that is new.
 
     Nothing is written while `GROUNDUP_NO_RECORD` is set (other than to 0), nor where the folder cannot be written:
     then one line on stderr says so, once, and the answer is False.
     """
-    if os.environ.get("GROUNDUP_NO_RECORD", "0") not in ("", "0"):
+    if not recording():
         return False
     path = _path()
     try:
