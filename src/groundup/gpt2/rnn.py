@@ -66,7 +66,7 @@ class RecurrentModel(nn.Module):
     cell: a class such as RNNCell, made with (n_embd, n_hidden).
     """
 
-    def __init__(self, vocab_size: int, n_embd: int, n_hidden: int, cell: type[nn.Module]):
+    def __init__(self, vocab_size: int, n_embd: int, n_hidden: int, cell: type):
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, n_embd)
         self.cell = cell(n_embd, n_hidden)
