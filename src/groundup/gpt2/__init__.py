@@ -19,6 +19,10 @@ _HOME = {
     "init_gpt2": "model",
     "GPT": "model",
     "LayerNorm": "model",
+    "evaluating": "sampling",
+    "next_probabilities": "sampling",
+    "generate": "sampling",
+    "beam_search": "sampling",
 }
 
 __all__ = [
@@ -30,10 +34,14 @@ __all__ = [
     "GPTConfig",
     "LayerNorm",
     "attend",
+    "beam_search",
     "causal_mask",
+    "evaluating",
     "gelu",
+    "generate",
     "init_gpt2",
     "merge_heads",
+    "next_probabilities",
     "split_heads",
 ]
 
