@@ -6,6 +6,14 @@ Generated from chapters/ by `make sync`: edit that file, not this one.
 from importlib import import_module
 
 _HOME = {
+    "CharTokenizer": "ngrams",
+    "count_ngrams": "ngrams",
+    "smoothed": "ngrams",
+    "bits_per_token": "ngrams",
+    "perplexity": "ngrams",
+    "ngram_log_probs": "ngrams",
+    "BigramModel": "ngrams",
+    "held_out_bits": "ngrams",
     "attend": "attention",
     "causal_mask": "attention",
     "split_heads": "attention",
@@ -27,21 +35,29 @@ _HOME = {
 
 __all__ = [
     "GPT",
+    "BigramModel",
     "Block",
     "CausalSelfAttention",
+    "CharTokenizer",
     "CrossAttention",
     "FeedForward",
     "GPTConfig",
     "LayerNorm",
     "attend",
     "beam_search",
+    "bits_per_token",
     "causal_mask",
+    "count_ngrams",
     "evaluating",
     "gelu",
     "generate",
+    "held_out_bits",
     "init_gpt2",
     "merge_heads",
     "next_probabilities",
+    "ngram_log_probs",
+    "perplexity",
+    "smoothed",
     "split_heads",
 ]
 

@@ -1,1 +1,1 @@
-"""Checks for part 2, GPT-2."""
+"""Checks of the part gpt2."""
