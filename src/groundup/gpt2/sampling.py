@@ -27,16 +27,16 @@ __all__ = [
 def next_probabilities(
     logits: torch.Tensor, temperature: float = 1.0, top_k: int | None = None
 ) -> torch.Tensor:
-    """The probabilities to draw the next token from: (B, V), like logits.
+    """The probabilities to draw the next token from: (..., V), like logits.
 
-    temperature 0 gives 1 to the largest logit. top_k keeps the k largest of each row and
-    those equal to the k-th; None or more than V keeps all.
+    temperature 0 gives 1 to the largest logit. top_k keeps the k largest of each row,
+    and those equal to the k-th; None or more than V keeps all.
     """
     if temperature == 0:
         temperature, top_k = 1.0, 1
     if top_k is not None:
-        largest = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values
-        logits = logits.masked_fill(logits < largest[:, -1:], -torch.inf)
+        smallest = logits.topk(min(top_k, logits.shape[-1])).values[..., -1:]
+        logits = logits.masked_fill(logits < smallest, -torch.inf)
     return torch.softmax(logits / temperature, dim=-1)
 
 
@@ -76,7 +76,7 @@ def generate(
             token = torch.multinomial(probabilities, 1, generator=generator)
             token = torch.where(stopped[:, None], idx[:, -1:], token)
             idx = torch.cat([idx, token], dim=1)
-            stopped = stopped | torch.isin(token[:, 0], stops)
+            stopped = torch.isin(token[:, 0], stops)  # a repeated stop, too
             if stopped.all():
                 break
     return idx
@@ -91,8 +91,8 @@ def beam_search(
 ) -> tuple[torch.Tensor, float]:
     """The most probable continuation that a beam of this width finds.
 
-    idx: (1, T). Returns prompt and continuation, (1, T + new), padded by its stop token,
-    and the logarithm of the continuation's probability.
+    idx: (1, T). Returns prompt and continuation, (1, T + new), padded by its stop
+    token, and the logarithm of the continuation's probability.
     """
     stops = torch.tensor(list(stop_tokens), dtype=torch.long, device=idx.device)
     stopped = torch.zeros(1, dtype=torch.bool, device=idx.device)
@@ -100,14 +100,14 @@ def beam_search(
     with evaluating(model):
         for _ in range(max_new_tokens):
             logits = model(idx[:, -model.config.block_size :])[:, -1]
-            log_probs = torch.log_softmax(logits, dim=-1)
+            V, log_probs = logits.shape[-1], torch.log_softmax(logits, dim=-1)
             log_probs[stopped] = -torch.inf
             log_probs[stopped, idx[stopped, -1]] = 0.0
             totals = (scores[:, None] + log_probs).flatten()
             scores, best = totals.topk(min(num_beams, len(totals)))
-            parent, token = best // logits.shape[-1], best % logits.shape[-1]
+            parent, token = best // V, best % V
             idx = torch.cat([idx[parent], token[:, None]], dim=1)
-            stopped = stopped[parent] | torch.isin(token, stops)
+            stopped = torch.isin(token, stops)
             if stopped[0]:
                 break
     return idx[:1], scores[0].item()
@@ -143,18 +143,20 @@ def np_gpt(tokens: np.ndarray, weights: dict[str, np.ndarray], config) -> np.nda
     def norm(x, name):
         return np_layer_norm(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
 
-    T, H = len(tokens), config.n_head
+    T, d = len(tokens), config.n_embd // config.n_head
     future = np.triu(np.ones((T, T), dtype=bool), k=1)
-    x = weights["transformer.wte.weight"][tokens] + weights["transformer.wpe.weight"][:T]
+    wte, wpe = weights["transformer.wte.weight"], weights["transformer.wpe.weight"]
+    x = wte[tokens] + wpe[:T]
     for n in range(config.n_layer):
         block = f"transformer.h.{n}"
         qkv = linear(norm(x, f"{block}.ln_1"), f"{block}.attn.c_attn")
-        parts = (np.split(part, H, axis=-1) for part in np.split(qkv, 3, axis=-1))
+        q, k, v = np.split(qkv, 3, axis=-1)
         heads = []
-        for q, k, v in zip(*parts, strict=True):
-            scores = q @ k.T / math.sqrt(q.shape[-1])
+        for start in range(0, config.n_embd, d):
+            own = slice(start, start + d)  # the columns of one head
+            scores = q[:, own] @ k[:, own].T / math.sqrt(d)
             scores[future] = -np.inf
-            heads.append(np_softmax(scores) @ v)
+            heads.append(np_softmax(scores) @ v[:, own])
         x = x + linear(np.concatenate(heads, axis=-1), f"{block}.attn.c_proj")
         hidden = np_gelu(linear(norm(x, f"{block}.ln_2"), f"{block}.mlp.c_fc"))
         x = x + linear(hidden, f"{block}.mlp.c_proj")
@@ -162,7 +164,7 @@ def np_gpt(tokens: np.ndarray, weights: dict[str, np.ndarray], config) -> np.nda
 
 
 def continuation_log_prob(model: nn.Module, idx: torch.Tensor, prompt_length: int) -> torch.Tensor:
-    """The log-probability of each row's tokens after the prompt; idx (B, T) → (B,)."""
+    """ln p of each row's tokens after its prompt; idx: (B, T), the result (B,)."""
     with evaluating(model):
         log_probs = torch.log_softmax(model(idx[:, :-1]), dim=-1)
     picked = log_probs.gather(-1, idx[:, 1:, None])[:, :, 0]
