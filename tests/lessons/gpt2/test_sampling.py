@@ -105,7 +105,7 @@ def test_a_wide_beam_is_exhaustive(seed, stops):
             for t in range(2, row.shape[1]):
                 logits = model(row[:, max(0, t - 4) : t])[0, -1]
                 texts[written] += torch.log_softmax(logits, dim=0)[row[0, t]].item()
-    found, log_prob = beam_search(model, idx, new, 3**new, stops)
+    _, log_prob = beam_search(model, idx, new, 3**new, stops)
     assert log_prob == pytest.approx(max(texts.values()), abs=1e-9)
     narrow, lower = beam_search(model, idx, new, 1, stops)
     assert lower <= log_prob + 1e-9

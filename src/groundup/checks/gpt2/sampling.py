@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from groundup.check import Case, Exercise, agree_in_distribution, compare
 
@@ -82,16 +83,27 @@ def modes(model) -> str:
 ELSEWHERE = "A tensor that you make lands where torch makes tensors by default. With idx on a GPU that fails: give `device=idx.device`."
 
 
+class _Watch(TorchFunctionMode):
+    """Notices tensors, other than single numbers, on the device "meta"."""
+
+    found = False
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.ndim and result.device.type == "meta":
+            self.found = True
+        return result
+
+
 def on_its_device(call) -> str | None:
     """What `call` does wrong if torch's default device is not that of its inputs, in a sentence."""
-    try:
-        with torch.device("meta"):
+    with torch.device("meta"), _Watch() as watch:
+        try:
             call()
-    except (RuntimeError, NotImplementedError) as error:
-        if "meta" in str(error):
-            return ELSEWHERE
-        raise
-    return None
+        except (RuntimeError, NotImplementedError):
+            if not watch.found:
+                raise
+    return ELSEWHERE if watch.found else None
 
 
 def after(model, training: bool) -> str | None:
@@ -108,7 +120,7 @@ def after(model, training: bool) -> str | None:
 def log_probs_of(weights):
     """A function of a text (tuple of tokens) that gives ln p of each next token, in float64, one text at a time."""
     numbers = weights.double().numpy()
-    block_size, V, _ = numbers.shape
+    block_size = len(numbers)
     known: dict = {}
 
     def ask(text):
@@ -689,6 +701,18 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
         (4,),
         holds=lambda w, p: 4 < len(search(w, p, 30, 1, (4,))[0]) < 12,
     )
+
+    def waits(new, beams, stops):
+        """True if the best text stopped while another one was ahead of it."""
+
+        def holds(weights, prompt):
+            text, _, _, steps = search(weights, prompt, new, beams, stops)
+            return len(prompt) + steps > len(text)
+
+        return holds
+
+    yield case("a finished text is overtaken for a while", 4, 8, 2, 6, 3, (1,), holds=waits(6, 3, (1,)))
+    yield case("a prompt of one token", 5, 8, 1, 6, 4, (3,), training=True, holds=waits(6, 4, (3,)))
     yield case(
         "an unfinished text beats a finished one", 4, 8, 2, 5, 3, (1,),
         holds=lambda w, p: 1 in search(w, p, 2, 1, (1,))[0][2:] and len(search(w, p, 5, 3, (1,))[0]) == 7
@@ -738,9 +762,9 @@ def _(obj, weights, idx, new, beams, stops, training):
         return {"The text": text}
     if not isinstance(log_prob, float):
         return {"The log-probability": log_prob}
-    if new and idx.shape[1] == 1:
-        if said := on_its_device(lambda: obj(standin(weights, training), idx, new, beams, stops)):
-            return said
+    call = functools.partial(obj, standin(weights, training), idx, new, beams, stops)
+    if idx.shape[1] == 1 and (said := on_its_device(call)):
+        return said
     row, T = text[0].tolist(), idx.shape[1]
     cut = _cut(row, T, stops)
     if any(token != cut[-1] for token in row[len(cut) :]):
@@ -988,6 +1012,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("two heads", 4, 7, 6, 1, 2, 6)
     yield case("three heads, two blocks", 5, 11, 7, 2, 3, 12)
     yield case("three blocks, the whole context", 6, 8, 6, 3, 4, 8)
+    yield case("heads of one column", 4, 6, 5, 1, 3, 3)
     yield case("no block", 3, 4, 5, 0, 2, 4)
     yield case("float32", 4, 9, 5, 2, 2, 8, np.float32)
 
