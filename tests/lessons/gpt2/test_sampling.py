@@ -301,7 +301,7 @@ RIGHT = {
                 return torch.nn.functional.one_hot(logits.argmax(dim=-1), V).to(logits.dtype)
             e = torch.exp((logits - logits.max(dim=-1, keepdim=True).values) / temperature)
             if top_k is not None and top_k < V:
-                bar = logits.sort(dim=-1, descending=True).values[:, top_k - 1, None]
+                bar = logits.sort(dim=-1, descending=True).values[..., top_k - 1, None]
                 e = e * (logits >= bar)
             return e / e.sum(dim=-1, keepdim=True)
         """,
@@ -310,9 +310,9 @@ RIGHT = {
             rows, ended = [list(row) for row in idx.tolist()], [None] * len(idx)
             with evaluating(model):
                 for _ in range(new):
-                    window = torch.tensor(rows)[:, -model.config.block_size:]
+                    window = torch.tensor(rows, device=idx.device)[:, -model.config.block_size:]
                     p = next_probabilities(model(window)[:, -1], temperature, top_k)
-                    u = torch.rand(len(rows), 1, generator=generator, dtype=torch.float64)
+                    u = torch.rand(len(rows), 1, generator=generator, dtype=torch.float64, device=idx.device)
                     drawn = (p.double().cumsum(dim=1) <= u * p.double().sum(dim=1, keepdim=True)).sum(dim=1)
                     for k, token in enumerate(drawn.tolist()):
                         if ended[k] is None and token in stop_tokens:
@@ -320,14 +320,14 @@ RIGHT = {
                         rows[k].append(token if ended[k] is None else ended[k])
                     if None not in ended:
                         break
-            return torch.tensor(rows)
+            return torch.tensor(rows, device=idx.device)
         """,
     "beam_search": """
         def beam_search(model, idx, new, num_beams, stop_tokens=()):
             beams = [(0.0, idx[0].tolist(), False)]
             for _ in range(new):
                 live = [beam for beam in beams if not beam[2]]
-                rows = torch.tensor([text for _, text, _ in live])
+                rows = torch.tensor([text for _, text, _ in live], device=idx.device)
                 with evaluating(model):
                     logits = model(rows[:, -model.config.block_size:])[:, -1]
                 found = [beam for beam in beams if beam[2]]
@@ -336,7 +336,7 @@ RIGHT = {
                 beams = sorted(found, key=lambda beam: -beam[0])[:num_beams]
                 if beams[0][2]:
                     break
-            return torch.tensor([beams[0][1]]), beams[0][0]
+            return torch.tensor([beams[0][1]], device=idx.device), beams[0][0]
         """,
     "np_gpt": """
         def np_gpt(tokens, weights, config):
@@ -358,7 +358,7 @@ RIGHT = {
     "continuation_log_prob": """
         def continuation_log_prob(model, idx, prompt_length):
             with evaluating(model):
-                logits = model(idx)[:, prompt_length - 1 : -1]
+                logits = model(idx[:, :-1])[:, prompt_length - 1 :]
             targets = idx[:, prompt_length:]
             nats = torch.nn.functional.cross_entropy(logits.mT, targets, reduction="none")
             return -nats.sum(dim=1)
@@ -390,7 +390,7 @@ SLIPS = [
     ("beam_search", "-model.config.block_size :", ": model.config.block_size", "first_block_of_tokens"),
     ("beam_search", "if stopped[0]:", "if stopped.all():", "waited_for_all_beams"),
     ("np_gpt", "scores[future] = -np.inf", "pass", "saw_the_future"),
-    ("np_gpt", " / math.sqrt(q.shape[-1])", "", "forgot_the_root_of_d"),
+    ("np_gpt", " / math.sqrt(d)", "", "forgot_the_root_of_d"),
     ("continuation_log_prob", "prompt_length - 1 :", "prompt_length :", "first_token_missing"),
     ("continuation_log_prob", "with evaluating(model)", "with torch.no_grad()", "scored_in_training_mode"),
 ]

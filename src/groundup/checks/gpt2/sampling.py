@@ -513,8 +513,10 @@ def _generate(
     pad=None,
 ):  # fmt: skip
     """The loop, with its parts exchangeable."""
-    stops = torch.tensor(list(stop_tokens), dtype=torch.long)
-    stopped = torch.zeros(len(idx), dtype=torch.bool) if first is None else first(idx, stops)
+    stops = torch.tensor(list(stop_tokens), dtype=torch.long, device=idx.device)
+    stopped = (
+        torch.zeros(len(idx), dtype=torch.bool, device=idx.device) if first is None else first(idx, stops)
+    )
     with mode(model):
         for _ in range(new):
             logits = model(crop(idx, model.config.block_size))[:, position]
@@ -582,7 +584,7 @@ def one_draw_for_all_rows(model, idx, new, **options):
     """You drew once for the whole batch: rows with the same prompt come out the same. Each row has its own draw."""
 
     def draw(p, generator):
-        u = torch.rand(1, generator=generator)
+        u = torch.rand(1, generator=generator, device=p.device)
         return (p.cumsum(dim=-1) < u).sum(dim=-1, keepdim=True).clamp(max=p.shape[-1] - 1)
 
     return _generate(model, idx, new, **options, draw=draw)
@@ -703,11 +705,17 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     )
 
     def waits(new, beams, stops):
-        """True if the best text stopped while another one was ahead of it."""
+        """True if the best text stopped while another one was ahead of it, and two mistakes are told apart."""
 
         def holds(weights, prompt):
             text, _, _, steps = search(weights, prompt, new, beams, stops)
-            return len(prompt) + steps > len(text)
+            if len(prompt) + steps == len(text):
+                return False
+            scores = [
+                mistake(standin(weights, False), torch.tensor([prompt]), new, beams, stops)[1]
+                for mistake in (paid_for_padding, divided_by_the_length)
+            ]
+            return abs(scores[0] - scores[1]) > 0.01
 
         return holds
 
@@ -818,11 +826,13 @@ def _beams(
 ):  # fmt: skip
     """The search, with its parts exchangeable."""
     V = model.config.vocab_size
-    stops = torch.tensor(list(stop_tokens), dtype=torch.long)
+    stops = torch.tensor(list(stop_tokens), dtype=torch.long, device=idx.device)
     idx = idx.repeat(copies, 1)
-    stopped = torch.zeros(len(idx), dtype=torch.bool) if first is None else first(idx, stops)
-    scores = torch.zeros(len(idx)) if log else torch.ones(len(idx))
-    lengths = torch.zeros(len(idx))
+    stopped = (
+        torch.zeros(len(idx), dtype=torch.bool, device=idx.device) if first is None else first(idx, stops)
+    )
+    scores = torch.full((len(idx),), 0.0 if log else 1.0, device=idx.device)
+    lengths = torch.zeros_like(scores)
     with mode(model):
         for _ in range(new):
             logits = model(crop(idx, model.config.block_size))[:, -1]
@@ -856,8 +866,9 @@ def added_logits(model, idx, new, num_beams, stop_tokens=()):
     """You added logits without log_softmax. Logits of different beams cannot be compared: a constant added to all of one row changes no probability, but your sum."""
 
     V = model.config.vocab_size
-    stops = torch.tensor(list(stop_tokens), dtype=torch.long)
-    stopped, scores = torch.zeros(1, dtype=torch.bool), torch.zeros(1)
+    stops = torch.tensor(list(stop_tokens), dtype=torch.long, device=idx.device)
+    stopped = torch.zeros(1, dtype=torch.bool, device=idx.device)
+    scores = torch.zeros(1, device=idx.device)
     with _evaluating(model):
         for _ in range(new):
             steps = model(idx[:, -model.config.block_size :])[:, -1].clone()
