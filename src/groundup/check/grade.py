@@ -91,8 +91,11 @@ def grade(exercise: str | Exercise, obj: Any, *, seed: int | None = None) -> Res
         exercise = load(exercise)
     if seed is None:
         seed = secrets.randbelow(2**31)
-    _load_libraries()
-    result = _grade(exercise, obj, int(seed))
+    _load_libraries("torch" in getattr(exercise.oracle_function, "__globals__", ()))
+    try:
+        result = _grade(exercise, obj, int(seed))
+    except _BrokenReference as broken:
+        result = Result("error", str(broken))
     message = result.message
     if not can_limit() and result.status != "todo":
         message += "\n(No time limit here: checks can be stopped only on the main thread of Linux or macOS.)"
@@ -103,11 +106,18 @@ def grade(exercise: str | Exercise, obj: Any, *, seed: int | None = None) -> Res
 
 
 @functools.cache
-def _load_libraries() -> None:
-    """Import torch before the clock starts, and remember what the libraries looked like."""
+def _load_libraries(torch_in_use: bool) -> None:
+    """Import before the clock starts what would otherwise be imported while it runs.
+
+    Torch itself, and, for exercises about torch, `torch._dynamo`: an optimizer's first step imports it, which takes a
+    second, and many on a busy machine.
+    """
     with contextlib.suppress(ImportError):
         import torch.autograd.functional
-        import torch.nn.functional  # noqa: F401
+        import torch.nn.functional
+
+        if torch_in_use:
+            import torch._dynamo  # noqa: F401
 
 
 def _grade(exercise: Exercise, obj: Any, seed: int) -> Result:
@@ -260,8 +270,25 @@ def observe_trusted(
     except CheckError:
         raise
     except Exception as error:
+        if obj is None and _is_slip(error):
+            # Else a submission that meets the same fault, of a broken installation say, would agree with the oracle.
+            raise _BrokenReference(
+                f"The reference of {exercise.id} cannot be computed here ({type(error).__name__}: {error}); "
+                "restart the kernel, and run `groundup doctor` if this stays"
+            ) from None
         made.error = type(error)
     return made
+
+
+class _BrokenReference(CheckError):
+    """The oracle cannot answer, through no fault of the submission."""
+
+
+def _is_slip(error: Exception) -> bool:
+    """Whether an exception tells of code that is broken, not of inputs that are refused."""
+    if isinstance(error, AttributeError):
+        return error.name is not None  # Python's own, not one raised with a message
+    return isinstance(error, ImportError | NameError | SyntaxError)
 
 
 def _holds(prop: Property, obj: Any, inputs: dict) -> bool:

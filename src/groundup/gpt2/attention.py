@@ -10,7 +10,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["CausalSelfAttention", "CrossAttention", "attend", "causal_mask", "merge_heads", "split_heads"]
+__all__ = [
+    "CausalSelfAttention",
+    "CrossAttention",
+    "attend",
+    "causal_mask",
+    "mask_for_newest",
+    "merge_heads",
+    "split_heads",
+]
 
 
 def attend(
@@ -21,7 +29,7 @@ def attend(
 ) -> tuple[Float[Tensor, "... t e"], Float[Tensor, "... t s"]]:
     """Scaled dot-product attention (Vaswani and others, 2017, equation 1).
 
-    mask: True where attending is allowed; broadcast to the scores, (..., t, s).
+    mask: True where attending is allowed; broadcasts to the weights, (..., t, s).
     Returns the weighted means of the values, and the weights.
     """
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
@@ -32,7 +40,7 @@ def attend(
 
 
 def causal_mask(T: int, device=None) -> Bool[Tensor, "T T"]:
-    """True where attending is allowed: row t, column s with s ≤ t."""
+    """True where attending is allowed: in row t, the columns 0, 1, … t."""
     return torch.ones(T, T, dtype=torch.bool, device=device).tril()
 
 
@@ -47,7 +55,7 @@ def split_heads(
 def merge_heads(
     x: Float[Tensor, "batch n_head time head_dim"],
 ) -> Float[Tensor, "batch time channels"]:
-    """What undoes split_heads."""
+    """Puts the heads' numbers side by side again: what undoes split_heads."""
     return x.transpose(1, 2).flatten(2)
 
 
@@ -59,15 +67,7 @@ class CausalSelfAttention(nn.Module):
     Raises ValueError if n_head does not divide n_embd.
     """
 
-    def __init__(
-        self,
-        n_embd: int,
-        n_head: int,
-        *,
-        dropout: float = 0.0,
-        bias: bool = True,
-        fused: bool = True,
-    ):
+    def __init__(self, n_embd: int, n_head: int, *, dropout=0.0, bias=True, fused=True):
         super().__init__()
         if n_embd % n_head:
             raise ValueError(f"{n_head} heads cannot share {n_embd} channels evenly")
@@ -75,8 +75,9 @@ class CausalSelfAttention(nn.Module):
         self.c_attn = nn.Linear(n_embd, 3 * n_embd, bias=bias)
         self.c_proj = nn.Linear(n_embd, n_embd, bias=bias)
 
-    def forward(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
-        q, k, v = (split_heads(part, self.n_head) for part in self.c_attn(x).chunk(3, dim=-1))
+    def forward(self, x: Float[Tensor, "batch time channels"]) -> Float[Tensor, "batch time channels"]:
+        parts = self.c_attn(x).chunk(3, dim=-1)
+        q, k, v = (split_heads(part, self.n_head) for part in parts)
         p = self.dropout if self.training else 0.0
         if self.fused:
             heads = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
@@ -87,7 +88,11 @@ class CausalSelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Queries from x, keys and values from memory: (B, T, C), (B, S, C) → (B, T, C)."""
+    """Multi-head attention from x to a memory: (B, T, C), (B, S, C) → (B, T, C).
+
+    mask: True where attending is allowed; broadcasts to (B, n_head, T, S).
+    Raises ValueError if n_head does not divide n_embd.
+    """
 
     def __init__(self, n_embd: int, n_head: int):
         super().__init__()
@@ -100,11 +105,17 @@ class CrossAttention(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "B T C"],
-        memory: Float[Tensor, "B S C"],
+        x: Float[Tensor, "batch time channels"],
+        memory: Float[Tensor, "batch source channels"],
         mask: Bool[Tensor, "..."] | None = None,
-    ) -> Float[Tensor, "B T C"]:
-        k, v = self.c_kv(memory).chunk(2, dim=-1)
-        q, k, v = (split_heads(part, self.n_head) for part in (self.c_q(x), k, v))
+    ) -> Float[Tensor, "batch time channels"]:
+        parts = self.c_q(x), *self.c_kv(memory).chunk(2, dim=-1)
+        q, k, v = (split_heads(part, self.n_head) for part in parts)
         heads, _ = attend(q, k, v, mask)
         return self.c_proj(merge_heads(heads))
+
+
+def mask_for_newest(n_new: int, n_total: int, device=None) -> Bool[Tensor, "n_new n_total"]:
+    """The causal mask of the last n_new of n_total positions: True is allowed."""
+    ones = torch.ones(n_new, n_total, dtype=torch.bool, device=device)
+    return ones.tril(diagonal=n_total - n_new)

@@ -43,9 +43,9 @@ def gelu(x: torch.Tensor) -> torch.Tensor:
 
 
 class FeedForward(nn.Module):
-    """C → 4C → gelu → C on each token alone; x: (B, T, C), and so is the result."""
+    """C → 4C → gelu → C on each token alone: (B, T, C) → (B, T, C)."""
 
-    def __init__(self, config: GPTConfig):
+    def __init__(self, config):
         super().__init__()
         C = config.n_embd
         self.c_fc = nn.Linear(C, 4 * C, bias=config.bias)
@@ -59,7 +59,7 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """One layer of GPT-2: attention, then feed-forward, each added to x: (B, T, C)."""
 
-    def __init__(self, config: GPTConfig):
+    def __init__(self, config):
         super().__init__()
         C, bias = config.n_embd, config.bias
         options = {"dropout": config.dropout, "bias": bias, "fused": config.fused}
@@ -96,7 +96,7 @@ class GPT(nn.Module):
     Raises ValueError if T is larger than config.block_size.
     """
 
-    def __init__(self, config: GPTConfig):
+    def __init__(self, config):
         super().__init__()
         self.config = config
         C, V = config.n_embd, config.vocab_size
@@ -137,7 +137,8 @@ class LayerNorm(nn.Module):
     def __init__(self, n: int, eps: float = 1e-5):
         super().__init__()
         self.eps = eps
-        self.weight, self.bias = nn.Parameter(torch.ones(n)), nn.Parameter(torch.zeros(n))
+        self.weight = nn.Parameter(torch.ones(n))
+        self.bias = nn.Parameter(torch.zeros(n))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         mean = x.mean(dim=-1, keepdim=True)

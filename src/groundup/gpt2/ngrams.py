@@ -5,7 +5,6 @@ Generated from chapters/02_gpt2/01_ngrams.md by `make sync`: edit that file, not
 
 import math
 from collections.abc import Iterable
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -114,14 +113,16 @@ def held_out_bits(model: nn.Module, ids: torch.Tensor, block_size: int, batch_si
     where, was_training = next(model.parameters()).device, model.training
     inputs, targets, total = ids[:-1], ids[1:], 0.0
     whole = len(inputs) // block_size * block_size
-    step = block_size * batch_size
+
+    def batches(row):
+        windows = row[:whole].reshape(-1, block_size)
+        return [*windows.split(batch_size), row[None, whole:]]
+
     model.eval()
     with torch.no_grad():
-        cuts = sorted({*range(0, whole, step), whole, len(inputs)})
-        for start, end in pairwise(cuts):
-            x, y = inputs[start:end], targets[start:end]
-            x = x.reshape(-1, min(block_size, end - start))
-            logits = model(x.to(where)).flatten(0, 1)
-            total += F.cross_entropy(logits, y.to(where), reduction="sum").item()
+        for x, y in zip(batches(inputs), batches(targets), strict=True):
+            if x.numel():
+                logits, y = model(x.to(where)).flatten(0, 1), y.flatten().to(where)
+                total += F.cross_entropy(logits, y, reduction="sum").item()
     model.train(was_training)
     return total / len(inputs) / math.log(2)

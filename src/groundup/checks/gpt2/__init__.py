@@ -1,1 +1,1 @@
-"""Checks of the part gpt2."""
+"""Checks for part 2, GPT-2."""

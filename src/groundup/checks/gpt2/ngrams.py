@@ -1,12 +1,14 @@
 """Checks for the lesson gpt2.ngrams.
 
 The oracles count with dictionaries and loop over single tokens in NumPy. `held_out_bits` is run on `Watched`, a model
-that looks back over its whole window, answers differently while it trains, and writes down how it is called.
+that looks back over its whole window, answers differently while it trains, and writes down how it is called. It says
+that it lies on another device than the tokens do.
 """
 
 import math
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -36,8 +38,8 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
         return Case(label, text=text, encode=encode, ids=ids)
 
     yield case("hello", "hello", "hole", [3, 0, 1])
-    yield case("an unknown character", "hello", "help", [2, 1])
-    yield case("an unknown character that sorts in between", "acegik", "cage", [5, 4, 4, 0])
+    yield case("an unknown character", "hello", "hejo", [2, 1])
+    yield case("an unknown character in the middle, by order, too", "acegikm", "cajge", [5, 4, 4, 0])
     yield case("capitals, signs and line ends", "To be, or not to be?\nThat is", "to\nbe? TaT", [4, 3, 0, 1])
     yield case("unknown: the first letter is a capital", "to be or not", "To be", [1, 0])
     yield case("letters beyond ASCII", "größer als 3 µm, naïve 漢字", "字 größe", [9, 2, 2])
@@ -51,22 +53,31 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
 
 @CharTokenizer.observe
 def _(obj, text, encode, ids):
-    other = obj(text[::-1] + "~")
+    other = obj(text[::-1] + "~")  # made first, and looked at last: each has a vocabulary of its own
     tokenizer = obj(text)
     seen = {"characters": tokenizer.characters, "vocab_size": tokenizer.vocab_size}
-    try:
-        seen["encode"] = tokenizer.encode(encode)
-    except ValueError as error:
-        unknown = set(encode) - set(text)
-        named = any(c in str(error) or repr(c)[1:-1] in str(error) for c in unknown)
-        seen["encode"] = (
-            "a ValueError that names the character" if named else "a ValueError that does not name it"
-        )
-    seen["encode of the text itself"] = tokenizer.encode(text)
+
+    def encoded():
+        try:
+            return tokenizer.encode(encode)
+        except ValueError as error:
+            unknown = set(encode) - set(text)
+            named = any(c in str(error) or repr(c)[1:-1] in str(error) for c in unknown)
+            return "a ValueError that names the character" if named else "a ValueError that does not name it"
+
+    seen["encode"] = encoded()
+    seen["encode of the text itself"] = ids_of_text = tokenizer.encode(text)
+    plain = type(ids_of_text) is list and all(type(k) is int for k in ids_of_text)
+    seen["encode gives a list of Python integers"] = plain
+    seen["encode, called again"] = encoded()
     seen["decode of a list"] = tokenizer.decode(list(ids))
     seen["decode of a generator"] = tokenizer.decode(k for k in ids)
     seen["decode of an array"] = tokenizer.decode(np.array(ids, dtype=np.int64))
     seen["characters of another tokenizer"] = other.characters
+    try:
+        seen["encode of another tokenizer"] = other.encode("~" + text)
+    except (ValueError, KeyError):
+        seen["encode of another tokenizer"] = "an error for a character that it has"
     return seen
 
 
@@ -77,15 +88,20 @@ def _(text, encode, ids):
     places = {c: characters.index(c) for c in different}
     known = all(c in places for c in encode)
     decoded = "".join(map(characters.__getitem__, ids))
+    encoded = [places[c] for c in encode] if known else "a ValueError that names the character"
+    more = "".join(sorted({*characters, "~"}))
     return {
         "characters": characters,
         "vocab_size": len(characters),
-        "encode": [places[c] for c in encode] if known else "a ValueError that names the character",
+        "encode": encoded,
         "encode of the text itself": [places[c] for c in text],
+        "encode gives a list of Python integers": True,
+        "encode, called again": encoded,
         "decode of a list": decoded,
         "decode of a generator": decoded,
         "decode of an array": decoded,
-        "characters of another tokenizer": "".join(sorted({*characters, "~"})),
+        "characters of another tokenizer": more,
+        "encode of another tokenizer": [more.index(c) for c in "~" + text],
     }
 
 
@@ -229,7 +245,9 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield Case("ends on a rare pair", ids=np.array([0, 0, 0, 0, 0, 2, 1]), n=2, vocab_size=3)
     yield Case("32-bit tokens", ids=rng.integers(200, size=900).astype(np.int32), n=2, vocab_size=200)
     yield Case("8-bit tokens", ids=rng.integers(200, size=900).astype(np.uint8), n=2, vocab_size=200)
-    yield case("40,000 tokens", 40_000, 2, 50)
+    often = np.where(rng.random(100_000) < 0.9, 7, rng.integers(50, size=100_000))
+    yield Case("100,000 tokens, n = 3", ids=often, n=3, vocab_size=50)
+    yield Case("a large vocabulary", ids=rng.integers(50_000, size=40), n=1, vocab_size=50_000)
     yield Case("every other token of an array", ids=rng.integers(4, size=60)[::2], n=3, vocab_size=4)
 
 
@@ -324,7 +342,8 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield Case("a context that was never seen", counts=unseen, alpha=0.25)
     yield Case("each context seen once", counts=np.eye(4, dtype=np.int64)[[2, 0, 2, 1]], alpha=0.4)
     yield Case("large counts, little alpha", counts=rng.integers(0, 10**7, size=(5, 5)), alpha=1e-3)
-    yield Case("alpha a whole number", counts=rng.integers(0, 9, size=(3, 3)), alpha=2)
+    yield Case("few counts, little alpha", counts=rng.integers(0, 3, size=(4, 4)), alpha=1e-4)
+    yield Case("a large alpha", counts=rng.integers(0, 900, size=(3, 3)), alpha=70)
 
 
 @smoothed.oracle
@@ -428,6 +447,7 @@ def _(obj, table, idx, seed):
         return (
             f"`logits` must have the shape {tuple(table.shape)}, but it has {tuple(named['logits'].shape)}."
         )
+    seen["The parameter at the start"] = named["logits"].detach().clone()
     seen["The logits at the start"] = model(idx)
     if seen["The logits at the start"] is None:
         return "The model returned None. Is a return missing?"
@@ -457,6 +477,7 @@ def _(table, idx, seed):
     logits = F.embedding(idx, table)
     return {
         "The parameters and their shapes": [("logits", (size, size))],
+        "The parameter at the start": torch.zeros(size, size),
         "The logits at the start": torch.zeros(*idx.shape, size),
         "The logits of the batch with its rows reversed": logits.flip(0),
         "The logits": logits,
@@ -550,6 +571,29 @@ held_out_bits = Exercise("gpt2.ngrams.held_out_bits")
 
 
 ELSEWHERE = "Expected all tensors to be on the same device: tokens must be brought to where the model is"
+HOME = torch.device("cpu", 0)  # where the model says that it lies; "cpu" is then another place
+
+
+def moved(func, args, kwargs) -> type | None:
+    """The class of what `to` or `cpu` returns; None if nothing moves."""
+    if func is torch.Tensor.cpu:
+        return OnCpu
+    named = [k for k in (*args[1:], kwargs.get("device")) if isinstance(k, str | torch.device)]
+    if func is not torch.Tensor.to or not named:
+        return None
+    return {HOME: torch.Tensor, torch.device("cpu"): OnCpu}.get(torch.device(named[0]))
+
+
+class There(torch.Tensor):
+    """Parameters and what comes of them: they say that they lie at HOME. Plain tensors count as lying there, too."""
+
+    device = property(lambda self: HOME)
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        out = super().__torch_function__(func, types, args, kwargs or {})
+        place = moved(func, args, kwargs or {})
+        return out.as_subclass(OnCpu) if place is OnCpu else out
 
 
 class Elsewhere(torch.Tensor):
@@ -558,13 +602,16 @@ class Elsewhere(torch.Tensor):
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        here = [
-            t for t in (*args, *kwargs.values()) if isinstance(t, torch.Tensor) and not isinstance(t, cls)
-        ]
-        if any(t.dim() for t in here):
+        tensors = [t for t in (*args, *kwargs.values()) if isinstance(t, torch.Tensor)]
+        if any(type(t) is not cls and t.dim() for t in tensors):
             raise RuntimeError(ELSEWHERE)
-        out = super().__torch_function__(func, types, args, kwargs)
-        return out.as_subclass(torch.Tensor) if func is torch.Tensor.to else out
+        out = super().__torch_function__(func, (cls,), args, kwargs)
+        place = moved(func, args, kwargs)
+        return out if place is None else out.as_subclass(place)
+
+
+class OnCpu(Elsewhere):
+    """What `cpu()` gives: neither where the tokens were nor where the model is."""
 
 
 class Watched(nn.Module):
@@ -572,7 +619,8 @@ class Watched(nn.Module):
 
     def __init__(self, table, memory, block_size):
         super().__init__()
-        self.table, self.memory = nn.Parameter(table.clone()), nn.Parameter(memory.clone())
+        self.table = nn.Parameter(table.clone().as_subclass(There))
+        self.memory = nn.Parameter(memory.clone().as_subclass(There))
         self.block_size, self.shapes, self.modes, self.grads, self.dtypes = block_size, [], [], [], []
 
     def forward(self, idx):
@@ -619,14 +667,18 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("windows of one token", 14, 1, 4)
     yield case("one window at a time", 30, 7, 1, training=False)
     yield case("one target left over", 23, 7, 2)
-    yield case("a long text", 3001, 16, 8, vocab_size=7, training=False)
+    yield case("a long text", 3001, 16, 50, vocab_size=7, training=False)
 
 
 @held_out_bits.observe
 def _(obj, ids, block_size, batch_size, table, memory, training):
     model = Watched(table, memory, block_size)
     model.train(training)
-    bits = obj(model, ids.as_subclass(Elsewhere), block_size, batch_size)
+    with torch.set_grad_enabled(training):  # the caller's own choice, which must outlast the call
+        bits = obj(model, ids.as_subclass(Elsewhere), block_size, batch_size)
+        enabled = torch.is_grad_enabled()
+    if isinstance(bits, There):
+        bits = bits.as_subclass(torch.Tensor)
     if bits is None:
         return "You returned None. Is a return missing?"
     if not model.shapes:
@@ -640,11 +692,14 @@ def _(obj, ids, block_size, batch_size, table, memory, training):
         "The model is in training mode while it is measured": any(model.modes),
         "Gradients are kept track of while it is measured": any(model.grads),
         "The model is in training mode afterwards": model.training,
-        "Gradients may be recorded afterwards": torch.is_grad_enabled(),
+        "Gradients are kept track of afterwards": enabled,
         f"The model gets more than {batch_size} windows at once": most > batch_size,
         f"The model is called more than {calls} times": len(model.shapes) > calls,
         "The tokens stay int64": all(dtype == torch.int64 for dtype in model.dtypes),
-        "The parameters after the measurement": [model.table.detach(), model.memory.detach()],
+        "The parameters after the measurement": [
+            p.detach().as_subclass(torch.Tensor) for p in (model.table, model.memory)
+        ],
+        "The parameters can be trained afterwards": model.table.requires_grad and model.memory.requires_grad,
         "There are gradients afterwards": model.table.grad is not None,
     }
 
@@ -666,11 +721,12 @@ def _(ids, block_size, batch_size, table, memory, training):
         "The model is in training mode while it is measured": False,
         "Gradients are kept track of while it is measured": False,
         "The model is in training mode afterwards": training,
-        "Gradients may be recorded afterwards": True,
+        "Gradients are kept track of afterwards": training,
         f"The model gets more than {batch_size} windows at once": False,
         f"The model is called more than {calls} times": False,
         "The tokens stay int64": True,
         "The parameters after the measurement": [torch.tensor(table), torch.tensor(memory)],
+        "The parameters can be trained afterwards": True,
         "There are gradients afterwards": False,
     }
 
@@ -695,13 +751,13 @@ LN2 = math.log(2)
 def _measured(
     model, batches, *, move=True, switch=True, track=False, restore=True, mean_of_means=False, unit=LN2
 ):
-    was, sums, sizes = model.training, [], []
+    was, sums, sizes, where = model.training, [], [], next(model.parameters()).device
     if switch:
         model.eval()
-    with torch.set_grad_enabled(track):
+    with nullcontext() if track else torch.no_grad():
         for x, y in batches:
             if move:
-                x, y = x.to("cpu"), y.to("cpu")
+                x, y = x.to(where), y.to(where)
             logits = model(x)
             sums.append(F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum").item())
             sizes.append(y.numel())
