@@ -6,7 +6,7 @@ SCALE ?= cpu
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup start lab book test lint tools tidy sync execute audit bench new-lesson gpu pins clean
+.PHONY: help setup start lab book test lint tools tidy sync execute audit bench new-lesson pictures gpu pins clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,9 @@ bench: ## our code beside its peers, as ratios measured in one run
 
 gpu: setup ## run the GPU lessons, on a machine with one, and write dated records to book/results/
 	@$(VENV) -m ci.gpu
+
+pictures: tools ## take the README's pictures again, from the real site and the real JupyterLab
+	@$(VENV) -m ci.pictures
 
 new-lesson: tools ## a skeleton: make new-lesson PART=autograd NAME=roots
 	@$(VENV) -m ci.new_lesson "$(PART)" "$(NAME)"

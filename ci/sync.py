@@ -14,11 +14,7 @@ import copy
 import json
 import subprocess
 import sys
-<<<<<<< HEAD
-import tomllib
 from collections.abc import Sequence
-=======
->>>>>>> d2c93604dd46a4acf6ea99e5767536e14fc6d327
 from pathlib import Path
 
 import nbformat

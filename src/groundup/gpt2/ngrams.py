@@ -41,17 +41,16 @@ class CharTokenizer:
             raise ValueError(f"unknown character {min(unknown)!r}")
         return [self._ids[character] for character in text]
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable) -> str:
         """The text of these tokens."""
         return "".join(self.characters[k] for k in ids)
 
 
-def count_ngrams(ids: Iterable[int], n: int, vocab_size: int) -> np.ndarray:
+def count_ngrams(ids: list[int] | np.ndarray, n: int, vocab_size: int) -> np.ndarray:
     """How often each n-gram occurs in a text: int64, shape (vocab_size,) * n.
 
-    ids: the tokens, a list or an array with one axis.
+    ids: the tokens, one axis.
     """
-    ids = np.asarray(ids, dtype=np.int64)
     places = max(len(ids) - n + 1, 0)
     rows = tuple(ids[k : k + places] for k in range(n))
     counts = np.zeros((vocab_size,) * n, dtype=np.int64)

@@ -72,8 +72,9 @@ def _(obj, text, encode, ids):
 
 @CharTokenizer.oracle
 def _(text, encode, ids):
-    characters = "".join(c for c in map(chr, range(max(map(ord, text)) + 1)) if c in set(text))
-    places = {c: characters.index(c) for c in set(text)}
+    different = set(text)
+    characters = "".join(c for c in map(chr, range(max(map(ord, different)) + 1)) if c in different)
+    places = {c: characters.index(c) for c in different}
     known = all(c in places for c in encode)
     decoded = "".join(map(characters.__getitem__, ids))
     return {
@@ -170,7 +171,7 @@ class character_not_named(_Characters):
             raise ValueError("unknown") from None
 
 
-@CharTokenizer.mistake
+@CharTokenizer.mistake(shape=True)  # right on no case
 class counted_from_one(_Characters):
     """Your tokens begin at 1. They are places in `characters`, counted from 0: otherwise the last token lies outside a table with vocab_size rows."""
 
@@ -224,7 +225,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("n = 4", 50, 4, 3)
     yield Case("exactly one n-gram", ids=np.array([2, 0, 1]), n=3, vocab_size=4)
     yield Case("a text shorter than n", ids=np.array([1, 0]), n=3, vocab_size=2)
-    yield Case("much shorter than n", ids=[1], n=4, vocab_size=2)
+    yield Case("much shorter than n", ids=[1, 0, 1], n=5, vocab_size=2)
     yield Case("ends on a rare pair", ids=np.array([0, 0, 0, 0, 0, 2, 1]), n=2, vocab_size=3)
     yield Case("32-bit tokens", ids=rng.integers(200, size=900).astype(np.int32), n=2, vocab_size=200)
     yield Case("8-bit tokens", ids=rng.integers(200, size=900).astype(np.uint8), n=2, vocab_size=200)
@@ -321,6 +322,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     unseen = rng.integers(1, 9, size=(4, 4))
     unseen[1] = 0
     yield Case("a context that was never seen", counts=unseen, alpha=0.25)
+    yield Case("each context seen once", counts=np.eye(4, dtype=np.int64)[[2, 0, 2, 1]], alpha=0.4)
     yield Case("large counts, little alpha", counts=rng.integers(0, 10**7, size=(5, 5)), alpha=1e-3)
     yield Case("alpha a whole number", counts=rng.integers(0, 9, size=(3, 3)), alpha=2)
 
@@ -478,7 +480,7 @@ class _Table(nn.Module):
         return self.logits[idx]
 
 
-@BigramModel.mistake
+@BigramModel.mistake(shape=True)  # right on no case
 class column_instead_of_row(_Table):
     """You looked up columns. Row a of the table is for what follows token a; a column would say what comes before."""
 
@@ -486,7 +488,7 @@ class column_instead_of_row(_Table):
         return self.logits.T[idx]
 
 
-@BigramModel.mistake
+@BigramModel.mistake(shape=True)  # right on no case
 class probabilities_instead_of_logits(_Table):
     """You return probabilities, after a softmax. cross_entropy does the softmax itself; done twice, no probability can come near 1 and the model hardly learns."""
 
@@ -494,7 +496,7 @@ class probabilities_instead_of_logits(_Table):
         return self.logits[idx].softmax(dim=-1)
 
 
-@BigramModel.mistake
+@BigramModel.mistake(shape=True)  # right on no case
 class log_probabilities_instead_of_logits(_Table):
     """You return log-probabilities, after a log_softmax. cross_entropy does that itself: return the row as it is."""
 
@@ -547,6 +549,24 @@ class last_token_only(_Table):
 held_out_bits = Exercise("gpt2.ngrams.held_out_bits")
 
 
+ELSEWHERE = "Expected all tensors to be on the same device: tokens must be brought to where the model is"
+
+
+class Elsewhere(torch.Tensor):
+    """Tokens that act as if they lay on another device, so that one machine will do: `to` brings them to the model."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        here = [
+            t for t in (*args, *kwargs.values()) if isinstance(t, torch.Tensor) and not isinstance(t, cls)
+        ]
+        if any(t.dim() for t in here):
+            raise RuntimeError(ELSEWHERE)
+        out = super().__torch_function__(func, types, args, kwargs)
+        return out.as_subclass(torch.Tensor) if func is torch.Tensor.to else out
+
+
 class Watched(nn.Module):
     """A model whose logits depend on all tokens of the window so far; it writes down how it is called."""
 
@@ -556,6 +576,8 @@ class Watched(nn.Module):
         self.block_size, self.shapes, self.modes, self.grads, self.dtypes = block_size, [], [], [], []
 
     def forward(self, idx):
+        if isinstance(idx, Elsewhere):
+            raise RuntimeError(ELSEWHERE)
         if idx.dim() != 2:
             raise ValueError(f"the model wants tokens of shape (B, T), not {tuple(idx.shape)}")
         if idx.shape[1] > self.block_size:
@@ -594,7 +616,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("a text shorter than one window", 6, 9, 4)
     yield case("exactly one window", 8, 7, 2)
     yield case("two tokens", 2, 5, 3)
-    yield case("windows of one token", 12, 1, 4)
+    yield case("windows of one token", 14, 1, 4)
     yield case("one window at a time", 30, 7, 1, training=False)
     yield case("one target left over", 23, 7, 2)
     yield case("a long text", 3001, 16, 8, vocab_size=7, training=False)
@@ -604,7 +626,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
 def _(obj, ids, block_size, batch_size, table, memory, training):
     model = Watched(table, memory, block_size)
     model.train(training)
-    bits = obj(model, ids, block_size, batch_size)
+    bits = obj(model, ids.as_subclass(Elsewhere), block_size, batch_size)
     if bits is None:
         return "You returned None. Is a return missing?"
     if not model.shapes:
@@ -637,7 +659,6 @@ def _(ids, block_size, batch_size, table, memory, training):
         highest = logits.max()
         total = math.log(math.fsum(np.exp(logits - highest))) + highest
         surprises.append((total - logits[ids[place + 1]]) / math.log(2))
-    batches = min(1, batch_size)
     calls = math.ceil((len(ids) - 1) // block_size / batch_size) + 1
     return {
         "The bits per token": math.fsum(surprises) / len(surprises),
@@ -671,12 +692,16 @@ def _batches(ids, block_size, batch_size):
 LN2 = math.log(2)
 
 
-def _measured(model, batches, *, switch=True, track=False, restore=True, mean_of_means=False, unit=LN2):
+def _measured(
+    model, batches, *, move=True, switch=True, track=False, restore=True, mean_of_means=False, unit=LN2
+):
     was, sums, sizes = model.training, [], []
     if switch:
         model.eval()
     with torch.set_grad_enabled(track):
         for x, y in batches:
+            if move:
+                x, y = x.to("cpu"), y.to("cpu")
             logits = model(x)
             sums.append(F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum").item())
             sizes.append(y.numel())
@@ -703,6 +728,14 @@ def rest_dropped(model, ids, block_size, batch_size=32):
 
 
 @held_out_bits.mistake
+def rest_missing_from_the_sum(model, ids, block_size, batch_size=32):
+    """Your sum leaves out the tokens after the last full window, though you divide by all N − 1 predictions: the bits come out too low. The rest makes a window of its own."""
+    full = [(x, y) for x, y in _batches(ids, block_size, batch_size) if x.shape[1] == block_size]
+    predicted = sum(y.numel() for _, y in full)
+    return _measured(model, full) * predicted / (len(ids) - 1) if full else 0.0
+
+
+@held_out_bits.mistake
 def first_of_each_window_never_predicted(model, ids, block_size, batch_size=32):
     """Your windows share no token, so the first token of each is predicted by nobody. The last target of one window is the first input of the next."""
     return _measured(
@@ -715,13 +748,13 @@ def first_of_each_window_never_predicted(model, ids, block_size, batch_size=32):
     )
 
 
-@held_out_bits.mistake
+@held_out_bits.mistake(shape=True)  # right on no case
 def divided_by_the_tokens(model, ids, block_size, batch_size=32):
     """You divided by the number of tokens. Nothing predicts the first one: N tokens make N − 1 predictions."""
     return _measured(model, _batches(ids, block_size, batch_size)) * (len(ids) - 1) / len(ids)
 
 
-@held_out_bits.mistake
+@held_out_bits.mistake(shape=True)  # right on no case
 def in_nats(model, ids, block_size, batch_size=32):
     """Your number is in natural units: cross_entropy uses the natural logarithm. A bit is ln 2 of these units."""
     return _measured(model, _batches(ids, block_size, batch_size), unit=1.0)
@@ -763,3 +796,9 @@ def all_windows_at_once(model, ids, block_size, batch_size=32):
 def own_tokens_predicted(model, ids, block_size, batch_size=32):
     """Your targets are the inputs themselves. What stands at a place predicts the token after it: the targets are moved by one."""
     return _measured(model, ((x, x) for x, _ in _batches(ids, block_size, batch_size)))
+
+
+@held_out_bits.mistake(shape=True)
+def tokens_not_moved(model, ids, block_size, batch_size=32):
+    """You give the model tokens that lie elsewhere. A model on a GPU wants its inputs there, and the loss wants the targets where the logits are: bring both to the device of the model's parameters."""
+    return _measured(model, _batches(ids, block_size, batch_size), move=False)
