@@ -111,7 +111,7 @@ def training_step(
 ) -> tuple[float, float]:
     """One step of the optimizer on `accumulation` batches, as if they were one batch.
 
-    Returns the mean loss, and the norm of the gradient before it is clipped to max_norm.
+    Returns the mean loss, and the gradient's norm before it is clipped to max_norm.
     """
     if scaler is None:  # one that does nothing
         scaler = torch.amp.GradScaler(enabled=False)
