@@ -280,4 +280,4 @@ def no_scaler(model, batches, optimizer, *, accumulation=1, max_norm=1.0, autoca
 )
 def test_a_wrong_answer_fails(name, answer):
     for seed in range(3):
-        assert grade(getattr(checks, name), answer, seed=seed).status == "failed"
+        assert grade(getattr(checks, name), answer, seed=seed).status in ("failed", "error")

@@ -63,6 +63,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("shuffled, rank 1 of 2", 110, 2, 4, 13, rank=1, world_size=2, seed=int(rng.integers(1, 1000)))
     yield case("from position 8 on", 90, 3, 4, 9, position=8, seed=int(rng.integers(1, 1000)))
     yield case("uint16, as files have them", 40, 2, 3, 7, as_file=True)
+    yield case("no batch taken yet", 40, 2, 3, 0)
     yield case("uint16, shuffled", 40, 2, 3, 7, as_file=True, seed=int(rng.integers(1, 1000)))
 
 
@@ -72,7 +73,8 @@ def _(obj, tokens, batch_size, block_size, rank, world_size, position, seed, ste
         options = {"rank": rank, "world_size": world_size, "position": position, "seed": seed}
         return obj(tokens, batch_size, block_size, **options)
 
-    ours, batches, saved = loader(), [], None
+    ours, batches = loader(), []
+    saved = dict(ours.state_dict())
     for k in range(steps):
         if k == steps // 2:
             saved = dict(ours.state_dict())
@@ -264,6 +266,7 @@ MODELS = {
     "a layer and a norm": lambda: nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3)),
     "a tied head": lambda: _Head(frozen=False),
     "a tied head and a frozen part": _Head,
+    "matrices only": lambda: nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5, bias=False)),
     "a convolution": lambda: nn.Sequential(nn.Conv1d(2, 5, 3), nn.BatchNorm1d(5)),
 }
 
@@ -452,6 +455,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
             "scale": None,
             "leftover": 0.0,
             "overflow": False,
+            "training": False,
         } | more
         return Case(
             label,
@@ -464,6 +468,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
         )
 
     yield case("one batch")
+    yield case("a model in train mode", training=True)
     yield case("a gradient that is clipped", max_norm=0.1)
     yield case("three batches", 3, B=3, T=4)
     yield case("three batches, clipped", 3, 0.05, B=3, T=4)
@@ -478,8 +483,8 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
 
 
 @training_step.observe
-def _(obj, micro_batches, accumulation, max_norm, dtype, seed, autocast, scale, leftover, overflow):
-    model = _Reader(seed, getattr(torch, dtype)).eval()
+def _(obj, micro_batches, accumulation, max_norm, dtype, seed, autocast, scale, leftover, overflow, training):
+    model = _Reader(seed, getattr(torch, dtype)).train(training)
     optimizer, feed = _Momentum(model), _Feed(micro_batches)
     scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=1) if scale else None
     options = {"accumulation": accumulation, "max_norm": max_norm}
@@ -511,7 +516,7 @@ def _(obj, micro_batches, accumulation, max_norm, dtype, seed, autocast, scale, 
 
 
 @training_step.oracle
-def _(micro_batches, accumulation, max_norm, dtype, seed, autocast, scale, leftover, overflow):
+def _(micro_batches, accumulation, max_norm, dtype, seed, autocast, scale, leftover, overflow, training):
     model = _Reader(seed, getattr(torch, dtype)).train()
     optimizer = _Momentum(model)
     seen = {"taken": 2 * accumulation, "mode": True, "calls": 2 * accumulation}
@@ -852,6 +857,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("four targets and one", [(1, 4), (1, 4)], [4, 1])
     yield case("all count, alike", [(2, 3), (2, 3)], [6, 6])
     yield case("one batch", [(2, 5)], [7])
+    yield case("one target", [(1, 3), (1, 2)], [1, 0])
     yield case("batches of other lengths", [(2, 3), (1, 7), (3, 2)], [6, 7, 6])
     yield case("few and many", [(2, 6), (2, 6), (2, 6)], [11, 2, 5])
     yield case("one without a target", [(2, 4), (2, 4), (1, 3)], [5, 0, 2])
