@@ -2,6 +2,7 @@
 
 import copy
 import math
+import random
 
 import numpy as np
 import pytest
@@ -176,10 +177,10 @@ def groups_by_module(model, weight_decay):
     for parameter in model.parameters():
         if parameter.requires_grad:
             split[parameter.ndim > 1].append(parameter)
-    return [
-        {"weight_decay": 0.0, "params": split[False]},
+    return (
         {"weight_decay": weight_decay, "params": split[True]},
-    ]
+        {"weight_decay": 0, "params": split[False]},
+    )
 
 
 def loss_window_by_window(model, tokens, block_size, *, batch_size, n_batches, autocast=None):
@@ -196,10 +197,39 @@ def loss_window_by_window(model, tokens, block_size, *, batch_size, n_batches, a
     return float(np.mean(losses))
 
 
+def passes_over_batches_without_targets(model, micro_batches):
+    pairs = [(x, y) for x, y in micro_batches if (y != -100).any()]
+    count, total = sum(int((y >= 0).sum()) for _, y in pairs), 0.0
+    for x, y in pairs:
+        log_probs = model(x).log_softmax(-1).gather(-1, y.clamp(min=0)[..., None])[..., 0]
+        loss = -(log_probs * (y != -100)).sum() / count
+        loss.backward()
+        total += float(loss)
+    return total
+
+
+class OneByOne(TokenBatches):
+    """Inputs and targets cut apart, token by token."""
+
+    def next_batch(self):
+        epoch, number = divmod(self.position, self.per_epoch)
+        self.position = self.position + 1
+        first = (number * self.world_size + self.rank) * self.batch_size
+        starts = [int(k) * self.block_size for k in self.order(epoch)[first : first + self.batch_size]]
+
+        def cut(moved):
+            rows = [[int(self.tokens[s + t + moved]) for t in range(self.block_size)] for s in starts]
+            return torch.tensor(rows)
+
+        return cut(0), cut(1)
+
+
 @pytest.mark.parametrize(
     ("name", "answer"),
     [
         ("TokenBatches", Stacked),
+        ("TokenBatches", OneByOne),
+        ("accumulate_gradients", passes_over_batches_without_targets),
         ("training_step", step_by_hand),
         ("parameter_groups", groups_by_module),
         ("estimate_loss", loss_window_by_window),
@@ -246,7 +276,60 @@ class LastBatchToo(TokenBatches):
         return super().next_batch()
 
 
-@pytest.mark.parametrize("answer", [OrderRemembered, GlobalOrder, LastBatchToo])
+class StaleOrder(TokenBatches):
+    """A new order only at an epoch's first batch: a state loaded from another epoch meets the old one."""
+
+    def next_batch(self):
+        self.epoch, number = divmod(self.position, self.per_epoch)
+        if number == 0 or self.windows is None:
+            self.windows = self.order(self.epoch)
+        return super().next_batch()
+
+
+class WholeFile(TokenBatches):
+    """Converts the whole file before the first batch."""
+
+    def next_batch(self):
+        self.tokens = torch.as_tensor(np.asarray(self.tokens)).long()
+        return super().next_batch()
+
+
+class OrderOfThePosition(TokenBatches):
+    """Ignores the epoch it is asked for."""
+
+    def order(self, epoch):
+        return super().order(self.position // self.per_epoch)
+
+
+class OnlyTheUsedWindows(TokenBatches):
+    """An order without the windows that are dropped."""
+
+    def order(self, epoch):
+        return super().order(epoch)[: self.per_epoch * self.batch_size * self.world_size]
+
+
+class SeedsEverybody(TokenBatches):
+    """Seeds the global generators."""
+
+    def next_batch(self):
+        np.random.seed(0)
+        torch.manual_seed(0)
+        return super().next_batch()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        OrderRemembered,
+        GlobalOrder,
+        LastBatchToo,
+        StaleOrder,
+        WholeFile,
+        OrderOfThePosition,
+        OnlyTheUsedWindows,
+        SeedsEverybody,
+    ],
+)
 def test_a_wrong_loader_fails(answer):
     for seed in range(3):
         assert grade(checks.TokenBatches, answer, seed=seed).status in ("failed", "error")
@@ -274,10 +357,104 @@ def no_scaler(model, batches, optimizer, *, accumulation=1, max_norm=1.0, autoca
     return training_step(model, batches, optimizer, **options)
 
 
+def all_graphs_at_once(
+    model, batches, optimizer, *, accumulation=1, max_norm=1.0, autocast=None, scaler=None
+):
+    scaler = scaler or torch.amp.GradScaler(enabled=False)
+    model.train()
+    optimizer.zero_grad()
+    pairs = (batches.next_batch() for _ in range(accumulation))
+    loss = sum(training.batch_loss(model, *pair, autocast) for pair in pairs) / accumulation
+    scaler.scale(loss).backward()
+    scaler.unscale_(optimizer)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    scaler.step(optimizer)
+    scaler.update()
+    return loss.item(), norm.item()
+
+
+def always_bfloat16(model, batches, optimizer, *, autocast=None, **options):
+    return training_step(model, batches, optimizer, autocast=autocast and torch.bfloat16, **options)
+
+
+def clips_the_first_group(model, batches, optimizer, **options):
+    first = nn.ParameterList(optimizer.param_groups[0]["params"])
+    clip = nn.utils.clip_grad_norm_
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.utils, "clip_grad_norm_", lambda _, max_norm: clip(first, max_norm))
+        return training_step(model, batches, optimizer, **options)
+
+
+def only_the_outer_module_in_eval(model, tokens, block_size, *, batch_size, n_batches, autocast=None):
+    mode = model.training
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(model), "eval", lambda self: setattr(self, "training", False))
+        patch.setattr(type(model), "train", lambda self, mode: setattr(self, "training", mode))
+        options = {"batch_size": batch_size, "n_batches": n_batches, "autocast": autocast}
+        loss = estimate_loss(model, tokens, block_size, **options)
+    model.training = mode
+    return loss
+
+
+def _then(name, what):
+    """The right answer, and then `what` is done to the model."""
+
+    def answer(model, *args, **options):
+        result = getattr(training, name)(model, *args, **options)
+        what(model)
+        return result
+
+    return answer
+
+
+def _each(change):
+    return lambda model: [change(parameter) for parameter in model.parameters()]
+
+
+def _generators(model, weight_decay):
+    groups = parameter_groups(model, weight_decay)
+    return [group | {"params": iter(group["params"])} for group in groups]
+
+
+def _by_id(model, weight_decay):
+    groups = parameter_groups(model, weight_decay)
+    return [group | {"params": sorted(group["params"], key=id)[::-1]} for group in groups]
+
+
+def _one_backward(model, micro_batches):
+    count = sum((y != -100).sum() for _, y in micro_batches)
+    losses = [F.cross_entropy(model(x).flatten(0, 1), y.flatten(), reduction="sum") for x, y in micro_batches]
+    loss = sum(losses) / count
+    loss.backward()
+    return loss.item()
+
+
 @pytest.mark.parametrize(
     ("name", "answer"),
-    [("estimate_loss", draws_its_windows), ("training_step", only_one_batch), ("training_step", no_scaler)],
+    [
+        ("estimate_loss", draws_its_windows),
+        ("estimate_loss", only_the_outer_module_in_eval),
+        ("estimate_loss", _then("estimate_loss", _each(lambda p: setattr(p, "grad", None)))),
+        ("estimate_loss", _then("estimate_loss", _each(lambda p: p.data.mul_(0.5)))),
+        ("estimate_loss", _then("estimate_loss", _each(lambda p: p.requires_grad_(False)))),
+        ("estimate_loss", _then("estimate_loss", lambda _: torch.set_grad_enabled(False))),
+        ("estimate_loss", _then("estimate_loss", lambda _: random.random())),
+        ("training_step", only_one_batch),
+        ("training_step", no_scaler),
+        ("training_step", all_graphs_at_once),
+        ("training_step", always_bfloat16),
+        ("training_step", clips_the_first_group),
+        ("training_step", _then("training_step", lambda model: model.unused.data.zero_())),
+        ("parameter_groups", _generators),
+        ("parameter_groups", _by_id),
+        ("parameter_groups", lambda *given: parameter_groups(*given)[::-1]),
+        ("parameter_groups", lambda *given: [g for g in parameter_groups(*given) if g["params"]]),
+        ("parameter_groups", _then("parameter_groups", _each(lambda p: p.requires_grad_(True)))),
+        ("parameter_groups", _then("parameter_groups", lambda model: model.eval())),
+        ("accumulate_gradients", _one_backward),
+        ("accumulate_gradients", _then("accumulate_gradients", lambda model: model.head.data.add_(1))),
+    ],
 )
 def test_a_wrong_answer_fails(name, answer):
-    for seed in range(3):
+    for seed in range(2):
         assert grade(getattr(checks, name), answer, seed=seed).status in ("failed", "error")

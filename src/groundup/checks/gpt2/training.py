@@ -1,6 +1,7 @@
 """Checks for the lesson gpt2.training."""
 
 import math
+import random
 from collections.abc import Iterator
 
 import numpy as np
@@ -21,6 +22,8 @@ def _told(sentences):
     """An `agree` that says `sentences[name]` where the observation `name` differs, and else compares the rest."""
 
     def agree(got, expected):
+        if isinstance(got, str) and got != expected:  # an observation that says what is wrong
+            return got
         if isinstance(got, dict) and isinstance(expected, dict):
             for name, sentence in sentences.items():
                 if name in expected and compare(got.get(name), expected[name]):
@@ -28,6 +31,45 @@ def _told(sentences):
         return compare(got, expected, tolerance=1e-5 if sentences is STEP else None)
 
     return agree
+
+
+def _random_states():
+    """The states of the generators that everybody shares."""
+    states = np.random.get_state()
+    return random.getstate(), states[1].tolist(), states[2], torch.get_rng_state().tolist()
+
+
+class _File:
+    """Tokens as they lie in a file: an array that counts how many of its numbers are read."""
+
+    __class__ = np.ndarray  # for answers that ask isinstance
+
+    def __init__(self, array):
+        self.array, self.read = array, 0
+
+    def __len__(self):
+        return len(self.array)
+
+    def __getitem__(self, places):
+        cut = self.array[places]
+        self.read += 0 if isinstance(places, slice) else cut.size  # a slice is a view: nothing is read yet
+        return cut
+
+    def take(self, places, *args, **options):
+        return self[places]
+
+    def __array__(self, dtype=None, copy=None):
+        self.read += len(self)
+        return self.array.astype(dtype or self.array.dtype)
+
+    def __getattr__(self, name):
+        if name not in ("dtype", "shape", "size", "ndim"):
+            self.read += len(self)
+        return getattr(self.array, name)
+
+
+def _as_given(tokens):
+    return _File(tokens) if isinstance(tokens, np.ndarray) else tokens
 
 
 # -- the loader ----------------------------------------------------------------------------------------
@@ -62,13 +104,15 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("shuffled with seed 0", 60, 2, 5, 11, seed=0)
     yield case("shuffled, rank 1 of 2", 110, 2, 4, 13, rank=1, world_size=2, seed=int(rng.integers(1, 1000)))
     yield case("from position 8 on", 90, 3, 4, 9, position=8, seed=int(rng.integers(1, 1000)))
-    yield case("uint16, as files have them", 40, 2, 3, 7, as_file=True)
+    yield case("uint16, as files have them", 400, 2, 3, 7, as_file=True)
     yield case("no batch taken yet", 40, 2, 3, 0)
-    yield case("uint16, shuffled", 40, 2, 3, 7, as_file=True, seed=int(rng.integers(1, 1000)))
+    yield case("uint16, shuffled", 400, 2, 3, 7, as_file=True, seed=int(rng.integers(1, 1000)))
 
 
 @TokenBatches.observe
 def _(obj, tokens, batch_size, block_size, rank, world_size, position, seed, steps):
+    tokens = _as_given(tokens)
+
     def loader():
         options = {"rank": rank, "world_size": world_size, "position": position, "seed": seed}
         return obj(tokens, batch_size, block_size, **options)
@@ -82,13 +126,19 @@ def _(obj, tokens, batch_size, block_size, rank, world_size, position, seed, ste
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             return f"next_batch must return a pair, inputs and targets, not a {type(batch).__name__}."
         batches.append({name: part for name, part in zip(("inputs", "targets"), batch, strict=True)})
+    seen = {"order": [ours.order(epoch) for epoch in (0, 1, 6)], "batches": batches}
+    seen["position"] = ours.position
+    cut = 2 * batch_size * (block_size + 1) * steps  # inputs and targets may be cut one by one
+    seen["much read"] = isinstance(tokens, _File) and tokens.read > cut
     resumed, after = loader(), []
+    for _ in range(2 * steps):  # the state of the other comes when this one is in a later epoch
+        resumed.next_batch()
     resumed.load_state_dict(saved)
     for _ in range(steps // 2, steps):
         x, y = resumed.next_batch()
         after.append({"inputs": x, "targets": y})
     same = compare(after, batches[steps // 2 :]) is None
-    return {"batches": batches, "position": ours.position, "resumed": same}
+    return seen | {"resumed": same}
 
 
 @TokenBatches.oracle
@@ -109,18 +159,35 @@ def _(tokens, batch_size, block_size, rank, world_size, position, seed, steps):
         mine = torch.tensor(of_all[rank * batch_size :][:batch_size])
         batches.append({"inputs": mine[:, :-1], "targets": mine[:, 1:]})
         place += 1
-    return {"batches": batches, "position": position + steps, "resumed": True}
+    rows = np.arange(len(windows))
+    orders = [
+        rows if seed is None else np.random.default_rng([seed, k]).permutation(len(rows)) for k in (0, 1, 6)
+    ]
+    seen = {"order": orders, "batches": batches, "position": position + steps}
+    return seen | {"much read": False, "resumed": True}
 
 
 TokenBatches.agree(
     _told(
         {
             "position": "`position` does not count the batches that were taken: after each next_batch it is 1 more.",
+            "much read": "You read more of `tokens` than a batch needs. A file may be larger than memory: cut first, "
+            "then convert what you cut.",
             "resumed": "A loader that got the state of another one did not go on with the batches of that one. "
             "All that next_batch does must follow from `position`.",
         }
     )
 )
+
+
+@TokenBatches.property
+def leaves_the_shared_generators_alone(
+    obj, tokens, batch_size, block_size, rank, world_size, position, seed, steps
+):
+    """Your loader uses the generator that everybody shares. Then its order depends on what else was drawn, and dropout on the loader. Make one from (seed, epoch)."""
+    before = _random_states()
+    obj(tokens, batch_size, block_size, rank=rank, world_size=world_size, seed=seed).next_batch()
+    return _random_states() == before
 
 
 class _Batches:
@@ -278,43 +345,60 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield Case("no decay at all", model="a tied head", weight_decay=0.0)
 
 
+def _state(model):
+    """All that a function which only reads a model leaves as it is."""
+    named = list(model.named_parameters())
+    modes = [module.training for module in model.modules()]
+    grads = [None if p.grad is None else p.grad.tolist() for _, p in named]
+    return [(name, p.requires_grad, p.tolist()) for name, p in named], modes, grads
+
+
 @parameter_groups.observe
 def _(obj, model, weight_decay):
     model = MODELS[model]()
     names = {id(parameter): name for name, parameter in model.named_parameters()}
+    before = _state(model)
     groups = obj(model, weight_decay)
     if not isinstance(groups, list | tuple) or not all(isinstance(group, dict) for group in groups):
         return "You must return a list of dicts, one for each group."
-    found, keys = {}, set()
+    if not all(isinstance(group.get("params"), list) for group in groups):
+        return 'Each group must have its parameters under "params", as a list.'
+    if _state(model) != before:
+        return "You changed the model. Only sort its parameters into lists."
+    seen = []
     for group in groups:
-        keys |= set(group) - {"params", "weight_decay"}
-        decay = str(round(float(group.get("weight_decay", math.nan)), 12))
-        parameters = list(group.get("params", []))
-        found[decay] = found.get(decay, []) + [names.get(id(p), "no parameter") for p in parameters]
-    return {"other keys": sorted(keys)} | {decay: sorted(those) for decay, those in found.items() if those}
+        parameters = [names.get(id(parameter), "no parameter") for parameter in group["params"]]
+        others = sorted(set(group) - {"params", "weight_decay"})
+        seen.append([float(group.get("weight_decay", math.nan)), parameters, others])
+    return seen
 
 
 @parameter_groups.oracle
 def _(model, weight_decay):
-    expected = {"other keys": []}
+    groups = [[weight_decay, [], []], [0.0, [], []]]
     for name, parameter in MODELS[model]().named_parameters():
         if parameter.requires_grad:
-            decay = str(round(weight_decay if parameter.ndim > 1 else 0.0, 12))
-            expected[decay] = sorted([*expected.get(decay, []), name])
-    return expected
+            groups[len(parameter.shape) < 2][1].append(name)
+    return groups
 
 
 @parameter_groups.agree
 def _(got, expected):
-    if isinstance(got, str) or not isinstance(got, dict) or not isinstance(expected, dict):
-        return got if isinstance(got, str) and got != expected else compare(got, expected)
-    if got.get("other keys") != expected.get("other keys"):
-        return f"Your groups have keys that were not asked for: {', '.join(got.get('other keys', []))}."
-    for decay in sorted({*got, *expected} - {"other keys"}):
-        ours, theirs = got.get(decay, []), expected.get(decay, [])
-        if ours != theirs:
-            shown = "without a weight_decay" if decay == "nan" else f"with weight decay {float(decay):.3g}"
-            return f"The parameters {shown} are {ours}, expected {theirs}."
+    if isinstance(got, str) or isinstance(expected, str):
+        return None if got == expected else got
+    if not isinstance(got, list):
+        return compare(got, expected)
+    if len(got) != len(expected):
+        return f"You returned {len(got)} groups, expected {len(expected)}, also if one of them is empty."
+    for which, ours, theirs in zip(("first", "second"), got, expected, strict=True):
+        if ours[2]:
+            return f"Your {which} group has keys that were not asked for: {', '.join(ours[2])}."
+        if ours[1] != theirs[1]:
+            return f"The parameters of the {which} group are {ours[1]}, expected {theirs[1]}, in this order."
+        if math.isnan(ours[0]) and not math.isnan(theirs[0]):
+            return f'Your {which} group says nothing about "weight_decay".'
+        if compare(ours[0], theirs[0]):
+            return f"The {which} group has weight decay {ours[0]:.3g}, expected {theirs[0]:.3g}."
     return None
 
 
@@ -393,8 +477,17 @@ def second_group_says_nothing(model, weight_decay):
 # -- one step ------------------------------------------------------------------------------------------
 
 
+class _Gain(nn.Module):
+    """Stands for dropout: in train mode numbers differ."""
+
+    def forward(self, h):
+        return h * torch.linspace(0.5, 1.5, h.shape[-1], dtype=h.dtype) if self.training else h
+
+
 class _Reader(nn.Module):
-    """A small language model that notes how it is called. In train mode its logits differ, as with dropout."""
+    """A small language model that notes how it is called: shapes, dtypes, gradients on or off, and how many
+    of its graphs waited for their backward at once, at most.
+    """
 
     def __init__(self, seed, dtype, V=6, C=5):
         super().__init__()
@@ -402,17 +495,23 @@ class _Reader(nn.Module):
         self.table = nn.Parameter(torch.tensor(numbers.normal(size=(V, C)), dtype=dtype))
         self.head = nn.Parameter(torch.tensor(numbers.normal(size=(C, V)), dtype=dtype))
         self.unused = nn.Parameter(torch.tensor(numbers.normal(size=3), dtype=dtype))
+        self.gain = _Gain()
         self.shapes, self.dtypes, self.grads = [], [], []
+        self.waiting, self.most_waiting = 0, 0
 
     def forward(self, idx):
         self.shapes.append(list(idx.shape))
         self.grads.append(torch.is_grad_enabled())
-        h = torch.tanh(self.table[idx])
-        if self.training:
-            h = h * torch.linspace(0.5, 1.5, h.shape[-1], dtype=h.dtype)
-        logits = h @ self.head
+        logits = self.gain(torch.tanh(self.table[idx])) @ self.head
+        self.waiting += 1
+        self.most_waiting = max(self.most_waiting, self.waiting)
+        if logits.requires_grad:
+            logits.register_hook(self.arrived)
         self.dtypes.append(str(logits.dtype).removeprefix("torch."))
         return logits
+
+    def arrived(self, grad):
+        self.waiting -= 1
 
 
 class _Feed:
@@ -427,19 +526,20 @@ class _Feed:
 
 
 class _Momentum:
-    """Gradient descent with momentum. (torch's own optimizers import its compiler, which takes seconds.)"""
+    """Gradient descent with momentum, in two groups. (torch's own optimizers import its compiler, which takes seconds.)"""
 
     def __init__(self, model):
-        self.param_groups = [{"params": list(model.parameters()), "lr": 0.5}]
+        first, *others = model.parameters()
+        self.param_groups = [{"params": [first], "lr": 0.5}, {"params": others, "lr": 0.5}]
         self.moved = {}
 
     def zero_grad(self, set_to_none=True):
-        for parameter in self.param_groups[0]["params"]:
+        for parameter in (p for group in self.param_groups for p in group["params"]):
             parameter.grad = None
 
     @torch.no_grad()
     def step(self):
-        for parameter in self.param_groups[0]["params"]:
+        for parameter in (p for group in self.param_groups for p in group["params"]):
             if parameter.grad is not None:
                 self.moved[parameter] = 0.5 * self.moved.get(parameter, 0.0) + parameter.grad
                 parameter -= self.param_groups[0]["lr"] * self.moved[parameter]
@@ -480,6 +580,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
         "a scaler, and a first step that overflows", 2, 0.2, dtype="float32", scale=64.0, overflow=True
     )
     yield case("bfloat16", 2, dtype="float32", autocast="bfloat16")
+    yield case("float16", 2, dtype="float32", autocast="float16")
 
 
 @training_step.observe
@@ -505,14 +606,15 @@ def _(obj, micro_batches, accumulation, max_norm, dtype, seed, autocast, scale, 
             kinds = " and ".join(type(number).__name__ for number in result)
             return f"Loss and norm must be plain floats (use .item()), not {kinds}."
         said.append({"loss": result[0], "norm": result[1] if math.isfinite(result[1]) else "not finite"})
-    seen = {"taken": feed.taken, "mode": model.training, "calls": len(model.shapes)}
+    modes = {module.training for module in model.modules()}
+    seen = {"taken": feed.taken, "mode": modes == {True}, "calls": len(model.shapes)}
+    seen["graphs at once"] = model.most_waiting
     seen["dtypes"] = sorted(set(model.dtypes))
     if autocast:  # the numbers themselves are rough
         return seen
     seen["scale"] = scaler.get_scale() if scaler else None
     seen["steps"] = said
-    seen["table"], seen["head"] = model.table.detach(), model.head.detach()
-    return seen
+    return seen | {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
 @training_step.oracle
@@ -520,6 +622,7 @@ def _(micro_batches, accumulation, max_norm, dtype, seed, autocast, scale, lefto
     model = _Reader(seed, getattr(torch, dtype)).train()
     optimizer = _Momentum(model)
     seen = {"taken": 2 * accumulation, "mode": True, "calls": 2 * accumulation}
+    seen["graphs at once"] = 1
     if autocast:
         return seen | {"dtypes": [autocast]}
     said = []
@@ -538,7 +641,7 @@ def _(micro_batches, accumulation, max_norm, dtype, seed, autocast, scale, lefto
             optimizer.step()
     seen |= {"dtypes": [dtype], "steps": said}
     seen["scale"] = None if scale is None else scale if overflow else scale * 4
-    return seen | {"table": model.table.detach(), "head": model.head.detach()}
+    return seen | {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
 STEP = {
@@ -546,6 +649,8 @@ STEP = {
     "mode": "The model must be in train mode while it learns, or dropout does nothing: call model.train().",
     "dtypes": "The model did not compute in the dtype that `autocast` says: hand it to batch_loss.",
     "calls": "The model is called once for each batch; yours was called another number of times.",
+    "graphs at once": "Call backward for each batch before the model sees the next one: it frees the memory of the "
+    "batch's graph, and that is what accumulation is for.",
     "scale": "The scaler was not told how the step went: call scaler.update() once, after scaler.step.",
 }
 training_step.agree(_told(STEP))
@@ -717,18 +822,30 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("one batch of many", 211, 3, 7, 1)
     yield case("a text of one window", 6, 5, 2, 2)
     yield case("more windows than the text has", 12, 4, 3, 3)
-    yield case("uint16, as files have them", 70, 6, 2, 3, as_file=True)
+    yield case("uint16, as files have them", 400, 6, 2, 3, as_file=True)
     yield case("bfloat16", 40, 4, 2, 2, autocast="bfloat16", dtype="float32", training=True)
+    yield case("float16", 40, 4, 2, 2, autocast="float16", dtype="float32")
 
 
 @estimate_loss.observe
 def _(obj, tokens, block_size, batch_size, n_batches, training, autocast, dtype, seed):
     model = _Reader(seed, getattr(torch, dtype)).train(training)
+    for parameter in model.parameters():  # as in the middle of a step
+        parameter.grad = torch.full_like(parameter, 0.3)
     options = {"autocast": getattr(torch, autocast)} if autocast else {}
+    tokens, (parameters, modes, grads) = _as_given(tokens), _state(model)
     loss = obj(model, tokens, block_size, batch_size=batch_size, n_batches=n_batches, **options)
+    switched_off = not torch.is_grad_enabled()
+    torch.set_grad_enabled(True)
     if not isinstance(loss, float):
         return f"You must return a plain float, not a {type(loss).__name__}."
-    seen = {"mode": model.training, "gradients": any(model.grads), "batches": model.shapes}
+    if switched_off:
+        return "You left the gradients switched off for everybody. Use torch.no_grad() as a decorator or with `with`."
+    after = _state(model)
+    seen = {"mode": after[1] == modes, "gradients": any(model.grads), "batches": model.shapes}
+    seen["changed"] = (after[0], after[2]) != (parameters, grads)
+    cut = 2 * batch_size * (block_size + 1) * n_batches
+    seen["much read"] = isinstance(tokens, _File) and tokens.read > cut
     seen["dtypes"] = sorted(set(model.dtypes))
     return seen | ({} if autocast else {"loss": loss})
 
@@ -741,13 +858,17 @@ def _(tokens, block_size, batch_size, n_batches, training, autocast, dtype, seed
         window = torch.tensor([int(token) for token in tokens[start : start + block_size + 1]])
         log_probs = model(window[None, :-1])[0].log_softmax(-1)
         losses += [-log_probs[place, token].item() for place, token in enumerate(window[1:])]
-    seen = {"mode": training, "gradients": False, "batches": [[batch_size, block_size]] * n_batches}
+    seen = {"mode": True, "gradients": False, "changed": False, "much read": False}
+    seen["batches"] = [[batch_size, block_size]] * n_batches
     seen["dtypes"] = [autocast or dtype]
     return seen | ({} if autocast else {"loss": math.fsum(losses) / len(losses)})
 
 
 HELD_OUT = {
     "mode": "The model must leave your function in the mode in which it came, train or eval.",
+    "changed": "You changed the model's parameters or their gradients. Measuring leaves them as they are.",
+    "much read": "You read more of `tokens` than the windows need. A file may be larger than memory: cut first, then "
+    "convert what you cut.",
     "gradients": "You switched gradients on: nothing is learnt here, so no graph is needed.",
     "batches": "The model must get n_batches batches of shape (batch_size, block_size), and nothing else.",
     "dtypes": "The model did not compute in the dtype that `autocast` says: hand it to batch_loss.",
@@ -758,12 +879,9 @@ estimate_loss.agree(_told(HELD_OUT))
 @estimate_loss.property
 def draws_no_random_number(obj, tokens, block_size, batch_size, n_batches, training, autocast, dtype, seed):
     """Your function draws random numbers. Then each call measures on other windows, and the training that goes on afterwards is another one than without the measurement."""
-    before = torch.get_rng_state(), np.random.get_state()[1:3]
-    options = {"batch_size": batch_size, "n_batches": n_batches}
+    before, options = _random_states(), {"batch_size": batch_size, "n_batches": n_batches}
     obj(_Reader(seed, getattr(torch, dtype)), tokens, block_size, **options)
-    after = np.random.get_state()[1:3]
-    same = np.array_equal(before[1][0], after[0]) and before[1][1] == after[1]
-    return same and torch.equal(before[0], torch.get_rng_state())
+    return _random_states() == before
 
 
 @torch.no_grad()
@@ -869,12 +987,17 @@ def _(obj, micro_batches, leftover, seed):
     model = _Reader(seed, torch.float64).train()
     for parameter in (model.table, model.head):
         parameter.grad = torch.full_like(parameter, leftover) if leftover else None
+    all_have_targets = all(_count(y) for _, y in micro_batches)
     loss = obj(model, micro_batches)
     if not isinstance(loss, float):
         return f"You must return a plain float, not a {type(loss).__name__}."
     grads = {name: getattr(model, name).grad for name in ("table", "head")}
-    moved = not torch.equal(model.table, _Reader(seed, torch.float64).table)
-    return {"moved": moved, "calls": len(model.shapes), "loss": loss} | grads
+    start = _Reader(seed, torch.float64).parameters()
+    moved = not all(torch.equal(p, q) for p, q in zip(model.parameters(), start, strict=True))
+    seen = {"moved": moved, "loss": loss} | grads
+    if all_have_targets:  # a batch without targets may be passed over
+        seen |= {"calls": len(model.shapes), "graphs at once": model.most_waiting}
+    return seen
 
 
 @accumulate_gradients.oracle
@@ -887,7 +1010,9 @@ def _(micro_batches, leftover, seed):
         losses += [-log_probs[b, t, y[b, t]] for b, t in zip(rows.tolist(), places.tolist(), strict=True)]
     loss = torch.stack(losses).mean()
     grads = torch.autograd.grad(loss, [model.table, model.head])
-    seen = {"moved": False, "calls": len(micro_batches), "loss": loss.item()}
+    seen = {"moved": False, "loss": loss.item()}
+    if all(_count(y) for _, y in micro_batches):
+        seen |= {"calls": len(micro_batches), "graphs at once": 1}
     return seen | {name: grad + leftover for name, grad in zip(("table", "head"), grads, strict=True)}
 
 
@@ -896,6 +1021,7 @@ accumulate_gradients.agree(
         {
             "moved": "You changed the parameters. Only their gradients are asked for; the optimizer's step comes later.",
             "calls": "Call the model once for each of the micro-batches: one at a time is what fits into memory.",
+            "graphs at once": STEP["graphs at once"],
         }
     )
 )
