@@ -84,7 +84,10 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
 
 def batch_loss(
-    model: nn.Module, x: torch.Tensor, y: torch.Tensor, autocast: torch.dtype | None = None
+    model: nn.Module,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    autocast: torch.dtype | None = None,
 ) -> torch.Tensor:
     """Mean cross-entropy (nats per token) of the model's logits at x against y: (B, T).
 

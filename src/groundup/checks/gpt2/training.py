@@ -338,6 +338,7 @@ MODELS = {
     "a layer and a norm": lambda: nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3)),
     "a tied head": lambda: _Head(frozen=False),
     "a tied head and a frozen part": _Head,
+    "all frozen": lambda: nn.Linear(4, 3).requires_grad_(False),
     "matrices only": lambda: nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5, bias=False)),
     "a convolution": lambda: nn.Sequential(nn.Conv1d(2, 5, 3), nn.BatchNorm1d(5)),
 }
@@ -374,7 +375,8 @@ def _(obj, model, weight_decay):
     for group in groups:
         parameters = [names.get(id(parameter), "no parameter") for parameter in group["params"]]
         others = sorted(set(group) - {"params", "weight_decay"})
-        seen.append([float(group.get("weight_decay", math.nan)), parameters, others])
+        decay = float(group.get("weight_decay", math.nan)) if parameters else 0.0  # of nothing: any will do
+        seen.append([decay, parameters, others])
     return seen
 
 
@@ -384,7 +386,7 @@ def _(model, weight_decay):
     for name, parameter in MODELS[model]().named_parameters():
         if parameter.requires_grad:
             groups[len(parameter.shape) < 2][1].append(name)
-    return groups
+    return [[decay if names else 0.0, names, others] for decay, names, others in groups]
 
 
 @parameter_groups.agree
