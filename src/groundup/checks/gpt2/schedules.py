@@ -1,0 +1,1 @@
+"""Checks for the lesson gpt2.schedules."""
