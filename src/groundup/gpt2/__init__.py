@@ -50,7 +50,6 @@ _HOME = {
     "read_file": "schedules",
     "read_checkpoint": "schedules",
     "load_checkpoint": "schedules",
-    "misfit": "schedules",
     "train_and_save": "schedules",
 }
 
@@ -82,7 +81,6 @@ __all__ = [
     "init_gpt2",
     "load_checkpoint",
     "merge_heads",
-    "misfit",
     "model_tensors",
     "ngram_log_probs",
     "one_line",

@@ -25,7 +25,6 @@ __all__ = [
     "checkpoint_files",
     "checksum",
     "load_checkpoint",
-    "misfit",
     "model_tensors",
     "one_line",
     "optimizer_tensors",
@@ -63,9 +62,7 @@ def warmup_stable_decay(
     """
     if step < warmup:
         return max_lr * (step + 1) / warmup
-    if step <= steps - decay:
-        return max_lr
-    left = max(0, steps - step)
+    left = min(decay, max(0, steps - step))
     return min_lr + (max_lr - min_lr) * left / decay
 
 
@@ -215,11 +212,12 @@ def read_file(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
         with safe_open(path, "pt") as file:
             notes = json.loads((file.metadata() or {})["groundup"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}
+        whole = checksum(tensors) == notes["checksum"]
     except KeyError:
         raise CheckpointError(f"{path}: not a checkpoint of this course") from None
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{path}: {one_line(error)}") from None
-    if checksum(tensors) != notes["checksum"]:
+    if not whole:
         raise CheckpointError(f"{path}: damaged, its checksum does not fit its contents")
     return tensors, notes
 
@@ -255,35 +253,31 @@ def load_checkpoint(
             skipped.append(str(error))
     else:
         raise CheckpointError("; ".join([f"{folder} holds no good checkpoint", *skipped]))
-    model = unwrapped(model)
-    weights, state = model_tensors(model)[0], {}
-    wanted = {f"model.{name}": tensor for name, tensor in weights.items()}
-    places = {p: k for k, p in enumerate(p for g in optimizer.param_groups for p in g["params"])}
+    model, state = unwrapped(model), {}
+    weights, held = model_tensors(model)[0], optimizer.state_dict()["param_groups"]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    numbers = {parameter: number for number, parameter in enumerate(parameters)}
+    missing = {f"model.{name}" for name in weights} - tensors.keys()
+    if missing or len(held) != len(notes["groups"]):
+        what = min(missing, default=f"the optimizer with {len(held)} groups")
+        raise CheckpointError(f"{path}: it has nothing for {what}")
     for name, tensor in tensors.items():
         kind, _, rest = name.partition(".")
-        if kind == "optimizer":
-            parameter, _, key = rest.rpartition(".")
-            owner = weights.get(parameter)
-            if owner not in places:
-                raise CheckpointError(f"{path}: {name} belongs to nothing in the optimizer")
-            if tensor.dim() and tensor.shape != owner.shape:
-                raise misfit(path, name, tensor, owner)
-            state.setdefault(places[owner], {})[key] = tensor.clone()
-        elif kind == "model":
-            owner = wanted.pop(name, None)
-            if owner is None:
-                raise CheckpointError(f"{path}: the model has no tensor for {name}")
-            if (tensor.shape, tensor.dtype) != (owner.shape, owner.dtype):
-                raise misfit(path, name, tensor, owner)
-    if wanted:
-        raise CheckpointError(f"{path}: there is no {min(wanted)}, which the model needs")
-    groups = optimizer.state_dict()["param_groups"]
-    if len(groups) != len(notes["groups"]):
-        raise CheckpointError(f"{path}: the optimizer had {len(notes['groups'])} groups, not {len(groups)}")
-    for group, noted in zip(groups, notes["groups"]):
-        for key, value in noted.items():
+        if kind == "rng":
+            continue
+        parameter, _, key = (rest, "", "") if kind == "model" else rest.rpartition(".")
+        owner = weights.get(parameter)
+        if owner is None or (key and owner not in numbers):
+            raise CheckpointError(f"{path}: there is no place for {name}")
+        have, need = ((*t.shape, t.dtype) for t in (tensor, owner))
+        if have != need and not (key and tensor.dim() == 0):
+            raise CheckpointError(f"{path}: {name} is {have}, here it has to be {need}")
+        if key:
+            state.setdefault(numbers[owner], {})[key] = tensor.clone()
+    for group, noted in zip(held, notes["groups"]):
+        for key, value in noted.items():  # JSON has no tuples
             group[key] = tuple(value) if isinstance(value, list) else value
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    optimizer.load_state_dict({"state": state, "param_groups": held})
     with torch.no_grad():
         for name, tensor in weights.items():
             tensor.copy_(tensors[f"model.{name}"])
@@ -293,11 +287,6 @@ def load_checkpoint(
     if device.type == "cuda" and "rng.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["rng.cuda"], device)
     return {"step": notes["step"], "extra": notes["extra"], "path": path, "skipped": skipped}
-
-
-def misfit(path, name, tensor, owner) -> CheckpointError:
-    have = f"{tuple(tensor.shape)} {tensor.dtype}"
-    return CheckpointError(f"{path}: {name} is {have}, the model's is {tuple(owner.shape)} {owner.dtype}")
 
 
 def train_and_save(
