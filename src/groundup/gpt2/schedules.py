@@ -274,7 +274,7 @@ def load_checkpoint(
             raise CheckpointError(f"{path}: {name} is {have}, here it has to be {need}")
         if key:
             state.setdefault(numbers[owner], {})[key] = tensor.clone()
-    for group, noted in zip(held, notes["groups"]):
+    for group, noted in zip(held, notes["groups"], strict=True):
         for key, value in noted.items():  # JSON has no tuples
             group[key] = tuple(value) if isinstance(value, list) else value
     optimizer.load_state_dict({"state": state, "param_groups": held})
