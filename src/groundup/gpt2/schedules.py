@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from groundup.gpt2.training import TokenBatches, training_step
@@ -211,7 +211,7 @@ def read_file(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
     try:
         with safe_open(path, "pt") as file:
             notes = json.loads((file.metadata() or {})["groundup"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        tensors = load_file(path)
         whole = checksum(tensors) == notes["checksum"]
     except KeyError:
         raise CheckpointError(f"{path}: not a checkpoint of this course") from None

@@ -23,7 +23,8 @@ from torch.nn import functional as F
 
 from groundup.check import Case, Exercise, compare
 
-torch.optim.SGD([torch.zeros(1)])  # the first optimizer imports for seconds: before the clock of a check starts
+# The first optimizer imports for seconds: let it, before the clock of a check starts.
+torch.optim.SGD([torch.zeros(1)])
 
 
 def by_name(got, expected) -> str | None:
