@@ -54,7 +54,13 @@ def warmup_cosine(step: int, *, max_lr: float, min_lr: float, warmup: int, steps
 
 
 def warmup_stable_decay(
-    step: int, *, max_lr: float, min_lr: float = 0.0, warmup: int, decay: int, steps: int
+    step: int,
+    *,
+    max_lr: float,
+    min_lr: float = 0.0,
+    warmup: int,
+    decay: int,
+    steps: int,
 ) -> float:
     """The learning rate of a step: up, level, and down in the last `decay` steps.
 
@@ -69,8 +75,8 @@ def warmup_stable_decay(
 def batch_size_ramp(step: int, *, start: int, end: int, steps: int, multiple_of: int) -> int:
     """How many windows a step learns from: evenly from start to end, then end.
 
-    `end` is reached in step `steps`. Rounded down to a multiple of multiple_of; start and
-    end are such multiples.
+    `end` is reached in step `steps`. Rounded down to a multiple of multiple_of; start
+    and end are such multiples.
     """
     size = start + (end - start) * min(step, steps) // steps
     return size // multiple_of * multiple_of
@@ -89,7 +95,7 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 
 
 class CheckpointError(Exception):
-    """A checkpoint cannot be written, read, or fitted to the model; one line says why."""
+    """A checkpoint cannot be written, read, or fitted to the model; a line says why."""
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -109,7 +115,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model itself, without what torch.compile or DistributedDataParallel put around."""
+    """The model without what torch.compile or DistributedDataParallel put around it."""
     while True:
         if hasattr(model, "_orig_mod"):  # torch.compile's
             model = model._orig_mod
@@ -120,7 +126,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def model_tensors(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """All tensors of a state_dict by name, and for each tied name the one it is tied to."""
+    """A state_dict's tensors by name, and for each tied name the one it is tied to."""
     tensors, tied, first = {}, {}, {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         name = name.replace("_orig_mod.", "")  # of a part that was compiled
@@ -132,7 +138,7 @@ def model_tensors(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, 
 
 
 def random_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The states of the generators that training draws from: torch's own, and CUDA's."""
+    """The states of the generators that training draws from: torch's and CUDA's."""
     states = {"rng.cpu": torch.get_rng_state()}
     device = next(model.parameters()).device
     if device.type == "cuda":
@@ -162,7 +168,7 @@ def save_checkpoint(
     extra: object = None,
     keep: int = 2,
 ) -> Path:
-    """Writes all that a run needs to go on after `step` steps into one safetensors file.
+    """Writes all that a run needs to go on after `step` steps into one file.
 
     extra: anything that JSON can hold. Of the files up to this step the newest `keep`
     stay. CheckpointError if it cannot be written; the files before stay as they are.
@@ -218,12 +224,12 @@ def read_file(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{path}: {one_line(error)}") from None
     if not whole:
-        raise CheckpointError(f"{path}: damaged, its checksum does not fit its contents")
+        raise CheckpointError(f"{path}: damaged, the checksum is wrong")
     return tensors, notes
 
 
 def read_checkpoint(path: str | Path) -> dict:
-    """step, config, model (a state_dict) and extra of one file. CheckpointError as above."""
+    """step, config, model (a state_dict), extra of a file. CheckpointError as above."""
     tensors, notes = read_file(path)
     state = {
         name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")
@@ -241,8 +247,8 @@ def load_checkpoint(
 ) -> dict:
     """Puts the newest good checkpoint back: the run goes on as if it had not stopped.
 
-    Returns step, extra, path, and skipped: one line for each newer file that is damaged.
-    CheckpointError if no file is good, or if it does not fit; then nothing was changed.
+    Returns step, extra, path, and skipped: a line for each newer file that is damaged.
+    CheckpointError if no file is good, or it does not fit; then nothing was changed.
     """
     skipped = []
     for path in checkpoint_files(folder):
@@ -286,7 +292,12 @@ def load_checkpoint(
     device = next(model.parameters()).device
     if device.type == "cuda" and "rng.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["rng.cuda"], device)
-    return {"step": notes["step"], "extra": notes["extra"], "path": path, "skipped": skipped}
+    return {
+        "step": notes["step"],
+        "extra": notes["extra"],
+        "path": path,
+        "skipped": skipped,
+    }
 
 
 def train_and_save(
@@ -299,7 +310,7 @@ def train_and_save(
     learning_rate: Callable[[int], float],
     save_every: int,
 ) -> list[float]:
-    """Trains until `steps` steps are done, going on from the folder's newest checkpoint.
+    """Trains until `steps` steps are done, from the folder's newest checkpoint on.
 
     Returns the losses of the steps made now.
     """

@@ -197,6 +197,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("every step, and some after the end", range(45), 7, 11, 40)
     yield case("no warm-up", [0, 1, 8, 9, 10, 13, 14, 12], 0, 4, 13)
     yield case("the descent begins where the warm-up ends", [0, 4, 5, 6, 10, 13, 14, 11], 5, 9, 14)
+    yield case("before the descent", [0, 2, 3, 4], 3, 5, 30)
     yield case("a descent of one step", [0, 2, 3, 18, 19, 20, 21, 19], 3, 1, 20)
     warmup, decay, steps = (int(n) for n in rng.integers((100, 1000, 10_000), (500, 3000, 20_000)))
     first = steps - decay
