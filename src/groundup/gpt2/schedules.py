@@ -196,7 +196,8 @@ def save_checkpoint(
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(path, lambda temporary: save_file(tensors, temporary, metadata))
         older = [p for p in checkpoint_files(folder) if p.name < path.name]
-        for p in [*older[max(0, keep - 1) :], *folder.glob("step-*.tmp")]:
+        halves = [*folder.glob("step-*.tmp"), *folder.glob(".tmp*")]  # ours, safetensors'
+        for p in older[max(0, keep - 1) :] + halves:  # halves: of runs that were killed
             p.unlink()
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: {one_line(error)}") from None

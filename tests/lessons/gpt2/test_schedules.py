@@ -142,6 +142,7 @@ def test_no_prefix_gets_into_a_file(tmp_path):
 def test_only_the_newest_stay_and_a_half_file_of_a_killed_run_goes(tmp_path):
     run = parts()
     (tmp_path / "step-00000001.safetensors.tmp").write_bytes(b"half")
+    (tmp_path / ".tmpXUBXj6").write_bytes(b"half")  # safetensors writes to such a name first
     (tmp_path / "step-00000900.safetensors").write_bytes(b"damaged, of a run that was longer")
     for step in (1, 2, 3, 4):
         save_checkpoint(tmp_path, **run, step=step, keep=2 if step < 4 else 1)
