@@ -196,8 +196,9 @@ def save_checkpoint(
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(path, lambda temporary: save_file(tensors, temporary, metadata))
         older = [p for p in checkpoint_files(folder) if p.name < path.name]
-        halves = [*folder.glob("step-*.tmp"), *folder.glob(".tmp*")]  # ours, safetensors'
-        for p in older[max(0, keep - 1) :] + halves:  # halves: of runs that were killed
+        # What killed runs left half-written: our names, and safetensors' own.
+        halves = [*folder.glob("step-*.tmp"), *folder.glob(".tmp*")]
+        for p in older[max(0, keep - 1) :] + halves:
             p.unlink()
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: {one_line(error)}") from None
