@@ -396,16 +396,26 @@ def _precision(dtype: str, device: torch.device) -> tuple[torch.dtype | None, to
     return DTYPES[dtype], scaler
 
 
-@contextmanager
-def _place(device: str):
-    """This process's place: alone, or as torchrun's environment says."""
+def device_of(name: str) -> torch.device:
+    """The device called `name`; `auto` is the best here.
+
+    Raises:
+        RecipeError: there is none of this name.
+    """
     from groundup.run import device as best
 
     try:
-        chosen = best() if device == "auto" else torch.device(device)
+        chosen = best() if name == "auto" else torch.device(name)
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise RecipeError(f"--device {device} cannot be used here: {str(error).splitlines()[0]}") from None
+        raise RecipeError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from None
+    return chosen
+
+
+@contextmanager
+def _place(device: str):
+    """This process's place: alone, or as torchrun's environment says."""
+    chosen = device_of(device)
     if "RANK" not in os.environ:
         yield Place(0, 1, chosen)
         return
