@@ -35,8 +35,8 @@ def text(tmp_path) -> Path:
 
 
 def arguments(**given: object) -> list[str]:
-    flags = [[f"--{name.replace('_', '-')}", str(value)] for name, value in given.items()]
-    return [sys.executable, "-m", "groundup", "train", "gpt2", *sum(flags, [])]
+    flags = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    return [sys.executable, "-m", "groundup", "train", "gpt2", *flags]
 
 
 def environment() -> dict[str, str]:
