@@ -6,7 +6,7 @@ SCALE ?= cpu
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup start lab book test lint sync execute audit bench new-lesson gpu pins clean
+.PHONY: help setup start lab book test lint tools tidy sync execute audit bench new-lesson pictures gpu pins clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,17 +27,24 @@ test: ## everything that CI checks
 	@$(PYTHON) ci/bootstrap.py setup --test
 	@$(VENV) -m ci.test
 
-lint: ## ruff and codespell
+lint: tools ## ruff and codespell
 	@$(VENV) -m ci.test lint
 
-sync: ## derive exercises, library and catalogue from chapters/
+# What an author needs beside a learner's packages; nothing to do when it is there.
+tools:
+	@$(PYTHON) ci/bootstrap.py setup --test
+
+tidy: tools ## write chapters as JupyterLab saves them, then sync
+	@$(VENV) -m ci.sync --tidy
+
+sync: tools ## derive exercises, library and catalogue from chapters/
 	@$(VENV) -m ci.sync
 
-execute: ## run the lessons whose outputs are out of date
+execute: tools ## run the lessons whose outputs are out of date
 	@$(VENV) -m ci.execute $(LESSON) --scale $(SCALE)
 
-audit: ## all gates and all mutants, as a table
-	@$(VENV) -m ci.audit
+audit: tools ## all gates and all mutants, as a table
+	@$(VENV) -m ci.audit $(LESSON)
 
 bench: ## our code beside its peers, as ratios measured in one run
 	@$(VENV) -m ci.bench
@@ -45,7 +52,10 @@ bench: ## our code beside its peers, as ratios measured in one run
 gpu: setup ## run the GPU lessons, on a machine with one, and write dated records to book/results/
 	@$(VENV) -m ci.gpu
 
-new-lesson: ## a skeleton: make new-lesson PART=autograd NAME=losses
+pictures: tools ## take the README's pictures again, from the real site and the real JupyterLab
+	@$(VENV) -m ci.pictures
+
+new-lesson: tools ## a skeleton: make new-lesson PART=autograd NAME=roots
 	@$(VENV) -m ci.new_lesson "$(PART)" "$(NAME)"
 
 pins: ## write ci/constraints.txt from what is installed

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ci.gates import Course, Problem, files, graded, load, prose
-from ci.lesson import ROOT
+from ci.lesson import ROOT, LessonError
 
 FILE_GATES = (*files.GATES, *prose.GATES)
 # Gates of ci/gates/graded.py, with what each one makes sure of.
@@ -46,7 +46,8 @@ def audit(
     if settings is not None:
         found, tallies = graded.run(course, settings, progress)
         problems += found
-    return problems, tallies
+    # One slip stops several gates with the same words.
+    return list(dict.fromkeys(problems)), tallies
 
 
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
@@ -59,8 +60,18 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     parser.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, 8))
     parser.add_argument("--files", action="store_true", help="only the gates that run nothing")
     options = parser.parse_args(arguments)
-    known = [lesson.id for lesson in load(root).lessons]
+    try:
+        course = load(root)
+        course.plan  # noqa: B018 — read now, so that a slip in it is one line
+    except LessonError as error:
+        print(error, file=sys.stderr)
+        return 2
+    known = [lesson.id for lesson in course.lessons]
     if unknown := [name for name in options.lessons if name not in known]:
+        if course.form:  # very likely it is the lesson that was asked for
+            for problem in course.form:
+                print(problem, file=sys.stderr)
+            return 1
         print(f"no lesson is called {', '.join(unknown)}; there are: {', '.join(known)}", file=sys.stderr)
         return 2
     seed = int.from_bytes(os.urandom(4), "big") if options.seed is None else options.seed

@@ -45,8 +45,17 @@ CAUSES = [
         "the package index cannot be reached: connect to the network, then run this again (it resumes)",
     ),
     (
-        r"Permission denied|Errno 13|Read-only file system",
+        r"Read-only file system|Errno 30",
+        "the course lies where nothing can be written: copy its folder to a disk that you may write to, "
+        "then run this again there",
+    ),
+    (
+        r"Permission denied|Errno 13",
         "a folder cannot be written: check the permissions of " + str(VENV),
+    ),
+    (
+        r"ResolutionImpossible",
+        "pip finds no packages that fit ci/constraints.txt here: see which index it uses, or report this with the log",
     ),
     (r"No matching distribution found for (\S+)", "no build of {0} for this Python and machine was found"),
     (r"THESE PACKAGES DO NOT MATCH THE HASHES", "a download was damaged: run this again"),

@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,13 +27,22 @@ def versions() -> dict[str, str]:
     }
 
 
+def carriers() -> list[str]:
+    """The packages whose data files the lessons read, pinned, as the first cells of the notebooks install them."""
+    parts = tomllib.loads((ROOT / "ci" / "curriculum.toml").read_text(encoding="utf-8"))["part"]
+    wanted = {name for part in parts for name in part.get("files", [])}
+    pins = (ROOT / "ci" / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return sorted(pin for pin in pins if pin.split("==")[0] in wanted)
+
+
 def install() -> list[str]:
-    """Installs the course over the image; names what that replaced."""
+    """Installs the course and its data over the image; names what that replaced."""
     before = versions()
-    command = [sys.executable, "-m", "pip", "install", "-q", str(ROOT)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        return [f"the package does not install: {done.stderr.strip().splitlines()[-1]}"]
+    for asked in ([str(ROOT)], ["--no-deps", *carriers()]):
+        command = [sys.executable, "-m", "pip", "install", "-q", *asked]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            return [f"{asked[-1]} does not install: {done.stderr.strip().splitlines()[-1]}"]
     importlib.invalidate_caches()
     after = versions()
     return [

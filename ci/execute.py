@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from pathlib import Path
 import nbformat
 import papermill
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ci import ladder
@@ -125,7 +127,7 @@ def run(lesson: Lesson, course: list[Lesson], scale: str) -> dict:
                 execution_timeout=3 * SECONDS[scale],
             )
         except papermill.PapermillExecutionError as error:
-            where = _chapter_line(lesson, error.source)
+            where = _chapter_line(lesson, error.source, _line_in_cell(error.traceback))
             said = (error.evalue.strip().splitlines() or ["(no message)"])[0]
             raise ExecutionError(f"{where}: {error.ename}: {said}") from None
         seconds = time.perf_counter() - started
@@ -197,11 +199,19 @@ def _trimmed(output, lesson: Lesson, cell):
     return output
 
 
-def _chapter_line(lesson: Lesson, source: str) -> str:
+def _chapter_line(lesson: Lesson, source: str, line: int = 1) -> str:
+    """`file:line` of a cell's line (from 1) in the chapter."""
     for cell in lesson.cells:
         if cell.source.strip() == source.strip():
-            return f"{lesson.path}:{cell.line}"
+            return f"{lesson.path}:{cell.line + line - 1}"
     return str(lesson.path)
+
+
+def _line_in_cell(trace: list[str]) -> int:
+    """The line of the failing cell in IPython's traceback, whose first frame is that cell; 1 if it names none."""
+    text = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(trace or []))
+    found = re.search(r"Cell In\[\d+\], line (\d+)", text)
+    return int(found[1]) if found else 1
 
 
 def _machine() -> str:
@@ -305,7 +315,8 @@ def _run_all(due: list[Lesson], scale: str, jobs: int) -> int:
                 )
             except (ExecutionError, subprocess.TimeoutExpired) as error:
                 failed += 1
-                progress.print(f"[red]failed[/red] {error}", highlight=False)
+                # One line, whatever the width of the terminal, and `list[int]` is no markup.
+                progress.print(f"[red]failed[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
             progress.advance(bar)
     return 1 if failed else 0
 

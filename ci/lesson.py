@@ -8,6 +8,7 @@ import ast
 import copy
 import hashlib
 import re
+import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -37,6 +38,7 @@ HINT = re.compile(r"<details><summary>Hint (?P<number>[123]) · [^<]*</summary>"
 RECALL = re.compile(
     r"^<details><summary>(?P<question>.+?)</summary>\n\n(?P<answer>.+?)\n\n</details>$", re.M | re.S
 )
+FENCE = re.compile(r"^ {0,3}(?P<marks>`{3,}|~{3,})(?P<rest>.*)$")
 EXPECTED = re.compile(r"^Expected output:\n\n(?P<fence>```+)text\n(?P<text>.*?)\n(?P=fence)$", re.M | re.S)
 
 
@@ -155,6 +157,19 @@ def lessons(root: Path = ROOT) -> list[Lesson]:
     return [read(path, root) for path in chapters(root)]
 
 
+def plan(root: Path = ROOT) -> dict:
+    """ci/curriculum.toml, the plan of the course.
+
+    Raises:
+        LessonError: it is not TOML (`file:line: what is wrong`).
+    """
+    try:
+        return tomllib.loads((root / "ci" / "curriculum.toml").read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        line = re.search(r"at line (\d+)", str(error))
+        raise LessonError(f"ci/curriculum.toml:{line[1] if line else 1}: not TOML: {error}") from error
+
+
 def read(path: Path, root: Path = ROOT) -> Lesson:
     """Reads the chapter at `path`.
 
@@ -168,6 +183,8 @@ def read(path: Path, root: Path = ROOT) -> Lesson:
     def wrong(line: int, message: str) -> LessonError:
         return LessonError(f"{relative}:{line}: {message}")
 
+    lines = text.splitlines()
+    _fences_close(lines, wrong)
     try:
         notebook = myst_to_notebook(text, add_source_map=True)
     except (MystMetadataParsingError, yaml.YAMLError) as error:
@@ -176,20 +193,28 @@ def read(path: Path, root: Path = ROOT) -> Lesson:
     notebook.metadata.pop("jupyter", None)  # jupytext's own note about the fences
     meta = notebook.metadata
 
+    def line_of(key: str) -> int:
+        return front_matter_line(text, key)
+
     missing = [key for key in FRONT_MATTER if key not in meta]
     unknown = [key for key in meta if key not in FRONT_MATTER]
     if missing or unknown:
         what = [f"lacks {', '.join(missing)}"] * bool(missing)
         what += [f"has unknown {', '.join(unknown)}"] * bool(unknown)
-        raise wrong(1, f"the front matter {' and '.join(what)}")
+        raise wrong(line_of(unknown[0]) if unknown else 1, f"the front matter {' and '.join(what)}")
     part_folder, file_name = relative.parts[1], relative.stem
     expected_id = f"{part_folder[3:]}.{file_name[3:]}"
     if meta.lesson != expected_id:
-        raise wrong(1, f"the front matter says lesson: {meta.lesson}, the file's place says {expected_id}")
+        where = line_of("lesson")
+        raise wrong(
+            where, f"the front matter says lesson: {meta.lesson}, the file's place says {expected_id}"
+        )
     if not isinstance(meta.minutes, int) or meta.minutes <= 0:
-        raise wrong(1, "minutes must be a whole number above zero")
+        raise wrong(line_of("minutes"), "minutes must be a whole number above zero")
+    for key, kind, like in (("needs", str, "[autograd.arrays]"), ("covers", int, "[60, 61]")):
+        if not isinstance(meta[key], list) or not all(isinstance(one, kind) for one in meta[key]):
+            raise wrong(line_of(key), f"{key} must be a list, such as {like} or []")
 
-    lines = text.splitlines()
     cells = []
     for index, (node, start) in enumerate(zip(notebook.cells, starts, strict=True)):
         tags = frozenset(node.metadata.get("tags", []))
@@ -202,14 +227,17 @@ def read(path: Path, root: Path = ROOT) -> Lesson:
             raise wrong(line, f"unknown tag {', '.join(sorted(unknown_tags))}")
         if set(node.metadata) - {"tags"}:
             raise wrong(line, "a cell may carry tags and no other metadata")
+        if node.cell_type == "code" and "exercise" not in tags:
+            _parsed(node.source, line, "cell", wrong)
         cells.append(Cell(node.cell_type, node.source, tags, f"cell-{index:02d}", line))
 
-    # JupyterLab would write the chapter in this form; in any other, saving it there would change bytes.
+    cells, exercises = _exercises(cells, meta.lesson, wrong)
+    # JupyterLab would write the chapter in this form; in any other, saving it there would change bytes. This comes last:
+    # whoever leaves out a cell is told so, and not what the blank lines around its place should be.
     for number, (is_line, tidy_line) in enumerate(zip_longest(lines, tidy(notebook).splitlines()), 1):
         if is_line != tidy_line:
-            raise wrong(number, f"JupyterLab would save {tidy_line!r} here (`python -m ci.sync --tidy` does)")
+            raise wrong(number, f"JupyterLab would save {tidy_line!r} here (`make tidy` does)")
     notebook.metadata["kernelspec"] = nbformat.from_dict(KERNEL)
-    cells, exercises = _exercises(cells, meta.lesson, wrong)
     for node, cell in zip(notebook.cells, cells, strict=True):
         node.id = cell.id
     notebook.nbformat, notebook.nbformat_minor = 4, 5
@@ -295,12 +323,7 @@ def _exercises(cells: list[Cell], lesson_id: str, wrong) -> tuple[list[Cell], li
 
 def _defined_name(cell: Cell, wrong) -> str:
     """The name of the one function or class that an exercise cell defines, its regions checked."""
-    try:
-        body = ast.parse(cell.source).body
-    except SyntaxError as error:
-        raise wrong(
-            cell.line + (error.lineno or 1) - 1, f"the exercise does not parse: {error.msg}"
-        ) from error
+    body = _parsed(cell.source, cell.line, "exercise", wrong)
     if len(body) != 1 or not isinstance(body[0], ast.FunctionDef | ast.ClassDef):
         raise wrong(cell.line, "an exercise cell holds exactly one top-level function or class")
     opened = None
@@ -317,6 +340,38 @@ def _defined_name(cell: Cell, wrong) -> str:
     if opened is not None or not regions:
         raise wrong(cell.line, f"{body[0].name} needs a region from '{BEGIN}' to '{END}'")
     return body[0].name
+
+
+def _parsed(source: str, line: int, what: str, wrong) -> list[ast.stmt]:
+    """The statements of a cell that starts at `line`."""
+    try:
+        return ast.parse(source).body
+    except SyntaxError as error:
+        where = line + (error.lineno or 1) - 1
+        raise wrong(where, f"the {what} does not parse: {error.msg}") from error
+
+
+def _fences_close(lines: list[str], wrong) -> None:
+    """Refuses a fence that is left open: jupytext would read all that follows it as its text."""
+    opened, marks, code = 0, "", False
+    for number, line in enumerate(lines, 1):
+        fence = FENCE.match(line)
+        if not fence:
+            continue
+        if not marks:
+            opened, marks, code = number, fence["marks"], fence["rest"].startswith("{code-cell}")
+        elif fence["marks"].startswith(marks) and not fence["rest"].strip():
+            marks = ""
+        elif fence["marks"].startswith(marks) and (code or fence["rest"].startswith("{code-cell}")):
+            raise wrong(opened, f"{marks} is not closed before the next one opens in line {number}")
+    if marks:
+        raise wrong(opened, f"{marks} is never closed")
+
+
+def front_matter_line(text: str, key: str) -> int:
+    """The line of a chapter's text (from 1) on which its front matter says `key`; 1 where it does not."""
+    found = re.search(rf"^{re.escape(key)}\s*:", text, re.M)
+    return 1 + text.count("\n", 0, found.start()) if found else 1
 
 
 def _hints(about: Cell, name: str, wrong) -> tuple[str, str, str]:
@@ -355,7 +410,9 @@ __all__ = [
     "Lesson",
     "LessonError",
     "chapters",
+    "front_matter_line",
     "lessons",
+    "plan",
     "read",
     "read_notebook",
     "tidy_chapter",

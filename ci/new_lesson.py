@@ -7,10 +7,9 @@ The skeleton syncs at once, so that it can be filled in step by step; `make audi
 
 import argparse
 import sys
-import tomllib
 from pathlib import Path
 
-from ci.lesson import ROOT
+from ci.lesson import ROOT, LessonError, plan
 
 CHAPTER = '''\
 ---
@@ -115,11 +114,24 @@ MISSING: a plausible wrong version, its symptom, and the exercise that mends it.
 
 ## Interact
 
-MISSING: one figure with a control (tag interactive).
+MISSING: one figure with a control, such as this.
+
+```{{code-cell}} ipython3
+:tags: [interactive, hide-input]
+
+from groundup import show
+
+show.interactive(
+    lambda power: show.lines({{"x ** power": [x**power for x in range(5)]}}),
+    [1, 2, 3],
+    label="power",
+    alt="MISSING: what the figure shows, and how it changes with the control",
+)
+```
 
 ## Recall
 
-MISSING: five questions with folded answers.
+{questions}
 
 ## Read next
 
@@ -153,18 +165,31 @@ def forgot_to_add(x):
 '''
 
 
+QUESTION = """\
+<details><summary>MISSING question {number} of five?</summary>
+
+MISSING answer {number}.
+
+</details>"""
+
+
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     parser = argparse.ArgumentParser(prog="make new-lesson", description=__doc__.splitlines()[0])
     parser.add_argument("part", help="a part of ci/curriculum.toml, such as autograd")
     parser.add_argument("name", help="one of its lessons, such as losses")
     options = parser.parse_args(arguments)
-    plan = tomllib.loads((root / "ci" / "curriculum.toml").read_text(encoding="utf-8"))["part"]
-    part = next((entry for entry in plan if entry["id"] == options.part), None)
+    try:
+        parts = plan(root)["part"]
+    except LessonError as error:
+        return _refuse(str(error))
+    part = next((entry for entry in parts if entry["id"] == options.part), None)
     if part is None:
-        return _refuse(f"no part is called {options.part!r}; there are: {', '.join(p['id'] for p in plan)}")
+        return _refuse(f"no part is called {options.part!r}; there are: {', '.join(p['id'] for p in parts)}")
     names = [entry["id"].split(".")[1] for entry in part["lesson"]]
     if options.name not in names:
-        return _refuse(f"part {options.part} has no lesson {options.name!r}; it has: {', '.join(names)}")
+        return _refuse(
+            f"part {options.part} has no lesson {options.name!r}; it has: {', '.join(names)}; add yours to ci/curriculum.toml first"
+        )
     entry = part["lesson"][names.index(options.name)]
     number = 1 + names.index(options.name)
     chapter = root / "chapters" / part["folder"] / f"{number:02d}_{options.name}.md"
@@ -177,15 +202,19 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
         "title": entry["title"],
         "stub": f"missing_{options.name}",
         "covers": entry["rows"],
+        "questions": "\n\n".join(QUESTION.format(number=number) for number in range(1, 6)),
     }
     for path, text in ((chapter, CHAPTER), (checks, CHECKS)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text.format(**words), encoding="utf-8", newline="\n")
+        text = text.format(**words)
+        path.write_text(text, encoding="utf-8", newline="\n")
         print(f"{path.relative_to(root)}: {text.count('MISSING')} places marked MISSING")
     package = checks.parent / "__init__.py"
     if not package.exists():
         package.write_text(f'"""Checks of the part {options.part}."""\n', encoding="utf-8")
-    print("next: fill them in, then `make sync execute audit`; CONTRIBUTING.md walks through a lesson")
+    print(
+        f"next: fill them in, then `make sync execute audit LESSON={entry['id']}`; CONTRIBUTING.md walks through a lesson"
+    )
     return 0
 
 

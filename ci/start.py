@@ -7,10 +7,12 @@ Runs under the Python of .venv (ci/bootstrap.py sees to that). Everything listen
 
 import argparse
 import contextlib
+import errno
 import functools
 import hashlib
 import http.server
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,6 +37,7 @@ SOURCES = (
     "ci/book.py",
     "src/groundup/show",
 )
+ROOM = 200 * 2**20  # bytes that a build may need; with less, Sphinx fails half-way, in many lines
 
 
 class StartError(Exception):
@@ -72,7 +75,13 @@ def main() -> int:
         print(f"start: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"start: {' '.join(str(error).split())}", file=sys.stderr)
+        place, why = error.filename or STATE, error.strerror or error
+        todo = (
+            "free space"
+            if error.errno == errno.ENOSPC
+            else "move the course to a folder that you may write to"
+        )
+        print(f"start: {place} cannot be written ({why}): {todo}, then run this again", file=sys.stderr)
         return 1
     return 0
 
@@ -136,11 +145,17 @@ def build_site() -> None:
     """Call ci/book.py if anything that it reads has changed since it last succeeded.
 
     Raises:
-        StartError: the build failed and there is no earlier site to serve.
+        StartError: the build failed, or had no room, and there is no earlier site to serve.
     """
     stamp = STATE / "site.stamp"
     state = sources_state()
     if (SITE / "index.html").is_file() and stamp.is_file() and stamp.read_text(encoding="utf-8") == state:
+        return
+    if shutil.disk_usage(ROOT).free < ROOM:
+        advice = f"the disk is full: free {ROOM >> 20} MB at {ROOT}, then run this again"
+        if not (SITE / "index.html").is_file():
+            raise StartError(f"the site cannot be built, {advice}")
+        print(f"Serving the site as it was last built: {advice}.", file=sys.stderr)
         return
     print("Building the site ...", flush=True)
     # A draft: a lesson whose outputs are out of date says so on its page, which is better than no site.

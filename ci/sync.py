@@ -14,7 +14,6 @@ import copy
 import json
 import subprocess
 import sys
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from ci.lesson import (
     LessonError,
     chapters,
     lessons,
+    plan,
     read_notebook,
     tidy_chapter,
     write_notebook,
@@ -89,7 +89,7 @@ def derive(root: Path = ROOT) -> dict[Path, str]:
 
 def _parts(root: Path) -> list[dict]:
     """The parts of the plan, in order."""
-    return tomllib.loads((root / "ci" / "curriculum.toml").read_text(encoding="utf-8"))["part"]
+    return plan(root)["part"]
 
 
 def _pinned(packages: list[str], root: Path) -> list[str]:
@@ -251,8 +251,13 @@ def __dir__() -> list[str]:
 
 def exported_names(lesson: Lesson) -> list[str]:
     """The public names that a lesson adds to the library."""
+    return [name for name, _ in _exports(lesson)]
+
+
+def _exports(lesson: Lesson) -> list[tuple[str, int]]:
+    """Each public name that a lesson adds to the library, with its line in the chapter."""
     return [
-        name
+        (name, cell.line + node.lineno - 1)
         for cell in lesson.code("export")
         for node in ast.parse(cell.source).body
         for name in _public_names(node)
@@ -263,11 +268,11 @@ def _refuse_clashes(course: list[Lesson]) -> None:
     """`from groundup.<part> import X` must mean one thing: no name twice in a part, none equal to a lesson's."""
     taken: dict[tuple[str, str], Lesson] = {(lesson.part, lesson.name): lesson for lesson in course}
     for lesson in course:
-        for name in exported_names(lesson):
+        for name, line in _exports(lesson):
             owner = taken.setdefault((lesson.part, name), lesson)
             if owner is not lesson or name == lesson.name:
                 raise LessonError(
-                    f"{lesson.path}: exports {name}, which part {lesson.part} already has ({owner.path})"
+                    f"{lesson.path}:{line}: exports {name}, which part {lesson.part} already has ({owner.path})"
                 )
 
 

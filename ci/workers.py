@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -68,6 +69,7 @@ class Outcome:
     mistake: str | None = None
     seconds: float = 0.0
     seed: int | None = None
+    line: int | None = None  # where in the checks file an exception came from
 
 
 class Workers:
@@ -188,7 +190,7 @@ def _main(descriptor: int) -> None:
         try:
             outcomes = list(_answer(job, ready[job.namespace]))
         except Exception as error:
-            outcomes = [Outcome("", "broken", _line(error))]
+            outcomes = [Outcome("", "broken", _line(error), line=_checks_line(error, job.exercise))]
         connection.send(outcomes)
 
 
@@ -221,7 +223,7 @@ def _answer(job: Job, namespace: dict | Exception) -> Iterable[Outcome]:
     try:
         exercise = check.load(job.exercise)
     except Exception as error:
-        yield Outcome("", "unloaded", _line(error))
+        yield Outcome("", "unloaded", _line(error), line=_checks_line(error, job.exercise))
         return
     if job.kind == "contract":
         yield from (Outcome(mistake.name, "mistake", mistake.sentence) for mistake in exercise.mistakes)
@@ -261,9 +263,18 @@ def _grades(job: Job, label: str, submission: object) -> Iterable[Outcome]:
         try:
             result = grade(job.exercise, submission, seed=seed)
         except Exception as error:  # grade never raises because of a submission: the checks or the engine do
-            yield Outcome(label, "broken", f"the grader itself raised {_line(error)}", seed=seed)
+            message, line = f"the grader itself raised {_line(error)}", _checks_line(error, job.exercise)
+            yield Outcome(label, "broken", message, seed=seed, line=line)
             continue
         yield Outcome(label, result.status, result.message, result.mistake, result.seconds, seed)
+
+
+def _checks_line(error: BaseException, exercise: str) -> int | None:
+    """The line of the exercise's checks file that `error` came through last, if it did."""
+    file = Path("checks", *exercise.split(".")[:2]).with_suffix(".py").parts
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).parts[-3:] == file]
+    return lines[-1] if lines else None
 
 
 def _line(error: BaseException) -> str:

@@ -134,3 +134,15 @@ def test_rungs_are_gathered_and_a_lesson_that_reads_them_runs_after_them(tmp_pat
     assert execute.main(["--scale", "smoke", "autograd.sample"], tmp_path) == 0
     course = lessons(tmp_path)
     assert execute.fingerprint(course[1], course) != before and execute.out_of_date(course[1], course)
+
+
+def test_the_line_is_the_one_that_raises_and_a_failure_is_one_line(tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    source = "numbers = [1]\n\nprint(numbers, list[int].nothing_that_is_called_by_so_long_a_name)"
+    path = make(tmp_path, PLAIN.replace("print(add_up([1.0, 2.0, 3.0]))", source))
+    wrong = 1 + path.read_text().splitlines().index(source.splitlines()[-1])
+    monkeypatch.setenv("PYTHONPATH", str(execute.ROOT))
+    monkeypatch.setattr(execute, "_run_in_child", lambda lesson, scale: execute.run(lesson, [lesson], scale))
+    assert execute.main(["--scale", "smoke"], tmp_path) == 1
+    [line] = [line for line in capfd.readouterr().err.splitlines() if "failed" in line]
+    assert f"01_sample.md:{wrong}: AttributeError: " in line and line.rstrip().endswith("so_long_a_name'")

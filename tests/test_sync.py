@@ -139,9 +139,9 @@ def test_outputs_stay_with_cells_that_did_not_change(course):
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ("lesson: autograd.sample", "lesson: autograd.other", "01_sample.md:1: the front matter says"),
+        ("lesson: autograd.sample", "lesson: autograd.other", "01_sample.md:3: the front matter says"),
         ("minutes: 5\n", "", "01_sample.md:1: the front matter lacks minutes"),
-        ("minutes: 5", "minutes: soon", "01_sample.md:1: minutes must be a whole number"),
+        ("minutes: 5", "minutes: soon", "01_sample.md:4: minutes must be a whole number"),
         ("covers: []", "covers: [", "01_sample.md:1: the front matter is not YAML"),
         ("[exercise, export]", "[exercise]", "add_up must also carry the tag export"),
         (":tags: [example]", ":tags: [exmaple]", "unknown tag exmaple"),
@@ -152,6 +152,24 @@ def test_outputs_stay_with_cells_that_did_not_change(course):
         ("Expected output:", "Output:", "lacks 'Expected output:'"),
         ("    ### END SOLUTION\n", "", "needs a region"),
         ("    total = 0.0\n", "    total = = 0.0\n", "the exercise does not parse"),
+        ("minutes: 5", "minuts: 5", "01_sample.md:4: the front matter lacks minutes and has unknown minuts"),
+        ("needs: []", "needs: autograd.graph", "01_sample.md:5: needs must be a list"),
+        ("covers: []", "covers:", "01_sample.md:2: covers must be a list"),
+        ('SCALE = "auto"', 'SCALE = "auto', "01_sample.md:26: the cell does not parse: unterminated"),
+        ("import Sequence\n", "import = Sequence\n", "01_sample.md:32: the cell does not parse"),
+        (
+            'SCALE = "auto"\n```',
+            'SCALE = "auto"',
+            "23: ``` is not closed before the next one opens in line 28",
+        ),
+        ("6.0\n```", "6.0", "``` is not closed before the next one opens"),
+        ("check(add_up)\n```", "check(add_up)", "``` is never closed"),
+        ("import Sequence\n```", "import Sequence", "29: ``` is not closed before the next one opens"),
+        (
+            "```{code-cell} ipython3\n:tags: [check]\n\ncheck(add_up)\n```\n",
+            "",
+            "a cell tagged check: check(add",
+        ),
     ],
 )
 def test_a_broken_chapter_is_one_line_with_file_and_line(tmp_path, capsys, before, after, message):
@@ -186,8 +204,27 @@ def test_a_name_twice_in_a_part_is_refused(tmp_path):
     path = make(tmp_path)
     twin = path.with_name("02_twin.md")
     twin.write_text(path.read_text().replace("autograd.sample", "autograd.twin"))
-    with pytest.raises(LessonError, match="exports add_up, which part autograd already has"):
+    line = 1 + twin.read_text().splitlines().index("def add_up(numbers: Sequence[float]) -> float:")
+    with pytest.raises(
+        LessonError, match=f"02_twin.md:{line}: exports add_up, which part autograd already has"
+    ):
         sync.derive(tmp_path)
+
+
+def test_a_plan_that_is_no_toml_is_one_line(tmp_path, capsys):
+    make(tmp_path)
+    plan = tmp_path / "ci" / "curriculum.toml"
+    plan.write_text(plan.read_text().replace('title = "Autograd"', 'title = "Autograd', 1))
+    wrong = 1 + plan.read_text().splitlines().index('title = "Autograd')
+    assert sync.main([], tmp_path) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"ci/curriculum.toml:{wrong}: not TOML: ") and error.count("\n") == 1
+
+
+def test_a_fence_inside_a_longer_one_is_text(tmp_path):
+    longer = "````text\n```{code-cell}\n````\n\n"
+    make(tmp_path, CHAPTER.replace("Something to read.\n\n", f"Something to read.\n\n{longer}"))
+    assert sync.main([], tmp_path) == 0
 
 
 def test_the_course_itself_is_in_step():

@@ -34,6 +34,7 @@ PART = re.compile(r"^<!-- part (?P<id>\w+): (?P<line>.+) -->$", re.M)
 MATH_AND_MARK = re.compile(r'(<span class="math[^>]*>[^<]*</span>)([.,;:!?)’”]+)')
 FLASHCARDS = "<!-- flashcards -->"
 LADDER = "<!-- ladder -->"
+PROGRESS = "<!-- progress -->"
 OWNED = re.compile(r"^<!-- owned (?P<id>\w+) -->$", re.M)
 REVISION = 'REVISION = "main"'
 # The files of MathJax that pages load, and those that it asks for when a formula needs them.
@@ -144,6 +145,9 @@ def note_dependencies(app: Sphinx, docname: str, source: list[str]) -> None:
     if FLASHCARDS in source[0]:
         cards = study_pages.flashcards(Path(app.srcdir), course.ready, course.number)
         source[0] = source[0].replace(FLASHCARDS, cards)
+    if PROGRESS in source[0]:
+        page = study_pages.progress(Path(app.srcdir), course.ready, up)
+        source[0] = source[0].replace(PROGRESS, page)
     asked = OWNED.search(source[0])
     if asked or LADDER in source[0]:
         for page in course.ready.values():
@@ -238,10 +242,13 @@ def dress_page(app: Sphinx, pagename: str, templatename: str, context: dict, doc
         return any(part in name for part in SCRIPTS) or (math and "mathjax" in name)
 
     context["script_files"] = [script for script in context["script_files"] if wanted(script)]
+    if pagename != "search":  # words in the search page itself use its scripts
+        context["script_files"] = [deferred(script) for script in context["script_files"]]
     context["css_files"] = [
         sheet for sheet in context["css_files"] if any(part in str(sheet.filename) for part in STYLES)
     ]
     context["groundup_figures"] = figures
+    context["groundup_formulas"] = math
     context["groundup_description"] = description(body)
     identity = next((key for key, page in app.groundup_course.ready.items() if page == pagename), None)
     if identity:
@@ -252,6 +259,13 @@ def dress_page(app: Sphinx, pagename: str, templatename: str, context: dict, doc
             f" · Lesson {place}" if place else ""
         )
         context["body"] = body.replace("<h1>", f'<p class="eyebrow">{eyebrow}</p><h1>', 1)
+
+
+def deferred(script):
+    """A copy of `script`, which other pages share, that runs when the page is there, in its order: no page waits for it."""
+    if not getattr(script, "filename", None):
+        return script
+    return type(script)(script.filename, priority=script.priority, **{**script.attributes, "defer": "defer"})
 
 
 def description(body: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 
 from ci.lesson import BEGIN, EFFORT, END, EXPECTED, HINT, Cell, Exercise, Lesson, read, read_notebook
+from groundup.ladder import MIME as RUNG
 
 PLOTLY = "application/vnd.plotly.v1+json"
 MEASURED = "<!-- measured -->"
@@ -191,7 +192,10 @@ def _lesson_link(identity: str, links: Links) -> str:
 
 
 def _shown(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """An output as the page shows it: a figure becomes HTML."""
+    """An output as the page shows it: a figure becomes HTML, a rung of the ladder its sentence."""
+    if RUNG in output.get("data", {}):
+        # For ci/ladder.py; readers see its text.
+        return nbformat.v4.new_output("display_data", {"text/plain": output.data["text/plain"]})
     if PLOTLY not in output.get("data", {}):
         return output
     return nbformat.v4.new_output("display_data", {"text/html": figure_html(output.data[PLOTLY])})

@@ -1,8 +1,9 @@
-"""What the pages about the lessons show of them: flashcards, and what a part's learner owns at its end.
+"""What the pages about the lessons show of them: flashcards, progress, and what a part's learner owns at its end.
 
-Both are made from the lessons and from what their runs printed, never from numbers typed by hand.
+All are made from the lessons and from what their runs printed, never from numbers typed by hand.
 """
 
+import html
 import re
 from pathlib import Path
 
@@ -26,6 +27,39 @@ def index(root: Path, pages: dict[str, str]) -> dict[str, dict]:
         }
         for lesson in _written(root, pages)
     }
+
+
+def progress(root: Path, pages: dict[str, str], up: str) -> str:
+    """HTML: the page "Your progress" of a reader who has done nothing yet, `up` being the way to the site's root.
+
+    progress.js fills it in. Written here and not by the script, it has its full height before the script runs.
+    """
+    lessons = [
+        (lesson.title, entry)
+        for lesson, entry in zip(_written(root, pages), index(root, pages).items(), strict=True)
+    ]
+    items = "".join(
+        f'<li data-lesson="{identity}"><a href="{up}{entry["page"]}">{html.escape(title)}</a>'
+        f'<progress class="pst-js-only" value="0" max="{len(entry["exercises"])}" '
+        f'aria-label="exercises of {html.escape(title)}"></progress>'
+        f"<span>{len(entry['exercises'])} exercises</span></li>"
+        for title, (identity, entry) in lessons
+    )
+    buttons = " ".join(
+        f'<button type="button" class="button" id="progress-{name}">{words}</button>'
+        for name, words in (
+            ("save", "Save to a file"),
+            ("load", "Load from a file"),
+            ("forget", "Forget everything"),
+        )
+    )
+    return (
+        '<div id="progress-page">'
+        "<noscript><p>Your progress is shown here when JavaScript is on. Everything else works without it.</p></noscript>"
+        f'<ul id="progress-list">{items}</ul><p class="progress-actions pst-js-only">{buttons}</p>'
+        '<input type="file" id="progress-file" accept=".json,application/json" hidden>'
+        '<p id="progress-said" role="status"></p></div>'
+    )
 
 
 def flashcards(root: Path, pages: dict[str, str], numbers: dict[str, str]) -> str:

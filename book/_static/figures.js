@@ -1,6 +1,6 @@
 // Draws the figures of a page from the plotly JSON that stands beside them, in the colours of the page's theme, and
 // gives a figure with frames a slider that works by mouse, touch and keyboard, with no kernel behind it. plotly.js is
-// large: it is loaded when the first figure comes near the window, or when the reader begins to move.
+// large: it is loaded when a figure is in the window, or when the reader begins to move.
 (() => {
   "use strict";
   const palettes = window.groundupPalettes;
@@ -113,7 +113,7 @@
   };
   const near = new IntersectionObserver(
     (entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => show(entry.target)),
-    { rootMargin: "800px 0px" },
+    { rootMargin: "50px 0px" },
   );
   draws.forEach((_, plot) => near.observe(plot));
 

@@ -125,7 +125,7 @@
   }
 
   function buildPage(page) {
-    const file = element("input", { type: "file", accept: ".json,application/json", id: "progress-file", hidden: true });
+    const file = page.querySelector("#progress-file");
     file.addEventListener("change", async () => {
       const [chosen] = file.files;
       file.value = "";
@@ -140,44 +140,28 @@
         say(`${chosen.name} is not a record of progress; nothing was changed.`);
       }
     });
-    const button = (words, act) => {
-      const made = element("button", { type: "button", className: "button" }, words);
-      made.addEventListener("click", act);
-      return made;
-    };
-    const save = button("Save to a file", () => {
+    const button = (name, act) => page.querySelector(`#progress-${name}`).addEventListener("click", act);
+    button("save", () => {
       const text = new Blob([`${JSON.stringify(read(), null, 1)}\n`], { type: "application/json" });
       const link = element("a", { href: URL.createObjectURL(text), download: "groundup-progress.json" });
       link.click();
       URL.revokeObjectURL(link.href);
     });
-    const load = button("Load from a file", () => file.click());
-    const forget = button("Forget everything", () => {
+    button("load", () => file.click());
+    button("forget", () => {
       if (!confirm("Forget all marks in this browser? A saved file is the only way back.")) return;
       write({ passed: {}, done: {} });
       say("All marks are gone.");
     });
-    const said = element("p", { id: "progress-said" });
-    said.setAttribute("role", "status");
-    page.replaceChildren(
-      element("ul", { id: "progress-list" }),
-      element("p", { className: "progress-actions" }, save, " ", load, " ", forget),
-      file,
-      said,
-    );
   }
 
   function showPage(state) {
-    const list = document.querySelector("#progress-list");
-    if (!list) return;
-    const items = Object.entries(lessons).map(([id, lesson]) => {
-      const [count, all] = [passedOf(state, id), lesson.exercises.length];
-      const bar = element("progress", { value: count, max: all, ariaLabel: `exercises of ${lesson.title}` });
-      const link = element("a", { href: new URL(lesson.page, site).href }, lesson.title);
-      const words = `${count} of ${all} exercises${id in state.done ? ", finished" : ""}`;
-      return element("li", {}, link, bar, element("span", {}, words));
-    });
-    list.replaceChildren(...items);
+    for (const item of document.querySelectorAll("#progress-list li")) {
+      const id = item.dataset.lesson;
+      const [count, all] = [passedOf(state, id), lessons[id].exercises.length];
+      item.querySelector("progress").value = count;
+      item.querySelector("span").textContent = `${count} of ${all} exercises${id in state.done ? ", finished" : ""}`;
+    }
   }
 
   // ---- served by `make start`: the autograder's record is at hand, and JupyterLab may be
@@ -200,6 +184,7 @@
   try {
     localStorage.getItem(KEY); // a browser may refuse
   } catch {
+    document.querySelector("#progress-page")?.replaceChildren("This browser keeps nothing for this site, so there is no progress to show.");
     return;
   }
   build();

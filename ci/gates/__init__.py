@@ -1,13 +1,12 @@
 """The gates: what must hold of every lesson before it may be published. `python -m ci.audit` runs them all."""
 
-import tomllib
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import nbformat
 
-from ci.lesson import ROOT, Lesson, LessonError, chapters, read, read_notebook
+from ci.lesson import ROOT, Lesson, LessonError, chapters, plan, read, read_notebook
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Course:
     @cached_property
     def plan(self) -> dict:
         """ci/curriculum.toml."""
-        return tomllib.loads((self.root / "ci" / "curriculum.toml").read_text(encoding="utf-8"))
+        return plan(self.root)
 
     @cached_property
     def planned(self) -> dict[str, dict]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from ci.execute import OUTPUT_BYTES, out_of_date
 from ci.gates import Course, Problem
-from ci.lesson import BEGIN, END, Exercise, Lesson, LessonError
+from ci.lesson import BEGIN, END, Exercise, Lesson, LessonError, front_matter_line
 from ci.sync import derive, stale
 
 NOTEBOOK_BYTES = 1_000_000
@@ -54,22 +54,31 @@ def coverage(course: Course) -> Iterator[Problem]:
     """Each lesson stands in the plan (ci/curriculum.toml), in its place, covers its rows, needs only earlier ones."""
     order = list(course.planned)
     for lesson in course.lessons:
-        where = str(lesson.path)
+        where = _says(lesson, "lesson")
         entry = course.planned.get(lesson.id)
         if entry is None:
-            yield Problem("coverage", where, f"{lesson.id} is not in ci/curriculum.toml")
+            yield Problem("coverage", where, f"{lesson.id} is not in ci/curriculum.toml: add it there")
             continue
         if sorted(lesson.covers) != sorted(entry["rows"]):
             planned, said = sorted(entry["rows"]), sorted(lesson.covers)
+            where = _says(lesson, "covers")
             yield Problem("coverage", where, f"covers {said}, but ci/curriculum.toml gives it {planned}")
         place = [i for i in order if i.split(".")[0] == lesson.part].index(lesson.id) + 1
         if int(lesson.path.stem[:2]) != place:
+            where = _says(lesson, "lesson")
             yield Problem("coverage", where, f"is lesson {place} of its part by ci/curriculum.toml")
+        where = _says(lesson, "needs")
         for need in lesson.needs:
             if need not in order:
                 yield Problem("coverage", where, f"needs {need}, which is in no plan")
             elif order.index(need) >= order.index(lesson.id):
                 yield Problem("coverage", where, f"needs {need}, which comes later")
+
+
+def _says(lesson: Lesson, key: str) -> str:
+    """`file:line` of what a lesson's front matter says under `key`."""
+    text = (lesson.root / lesson.path).read_text(encoding="utf-8")
+    return f"{lesson.path}:{front_matter_line(text, key)}"
 
 
 def imports(course: Course) -> Iterator[Problem]:
@@ -81,7 +90,7 @@ def imports(course: Course) -> Iterator[Problem]:
                 pieces = module.split(".")
                 if pieces[0] != "groundup" or len(pieces) < 2 or pieces[1] not in course.parts:
                     continue
-                where = f"{lesson.path}:{cell.line + node.lineno}"
+                where = f"{lesson.path}:{cell.line + node.lineno - 1}"
                 identity = ".".join(pieces[1:3])
                 if len(pieces) < 3:
                     yield Problem("imports", where, f"imports from {module}: name the lesson's module")
@@ -96,7 +105,12 @@ def independence(course: Course) -> Iterator[Problem]:
     """checks/ never imports what the lessons define: an oracle that calls the solution proves nothing."""
     for path in sorted((course.root / "src" / "groundup" / "checks").rglob("*.py")):
         package = ["groundup", *path.relative_to(course.root / "src" / "groundup").parts[:-1]]
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+        except SyntaxError as error:
+            where = f"{path.relative_to(course.root)}:{error.lineno}"
+            yield Problem("independence", where, f"does not parse: {error.msg}")
+            continue
         names = [(node, module) for node, module in _imported(tree, package)]
         # importlib.import_module("groundup.autograd.graph") and runpy are imports too.
         names += [
@@ -248,7 +262,7 @@ def _gives_away(region: list[str], text: str) -> bool:
 
 
 def anatomy(course: Course) -> Iterator[Problem]:
-    """Each lesson has the parts that LESSONS.md asks for, as far as a program can see them."""
+    """Each lesson has the parts that CONTRIBUTING.md asks for, as far as a program can see them."""
     for lesson in course.lessons:
         prose = "\n\n".join(cell.source for cell in lesson.cells if cell.kind == "markdown")
         for missing in _missing_parts(lesson, prose):

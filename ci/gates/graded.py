@@ -1,6 +1,8 @@
 """Gates that run submissions: stubs, solutions, named mistakes, hostile answers, mutants."""
 
+import ast
 import random
+import re
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,7 +14,6 @@ from ci.lesson import Exercise, Lesson
 from ci.mutants import Mutant, emptied, mutants
 from ci.workers import Job, Outcome, Workers
 
-FEWEST_MISTAKES = 3
 KILLED_SHARE = 0.95
 
 
@@ -102,27 +103,38 @@ def _jobs_of(
     lesson: Lesson, exercise: Exercise, tally: Tally, settings: Settings, spaces: dict
 ) -> Iterator[tuple]:
     """Each job of one exercise with the function that turns its outcomes into problems."""
-    checks = f"src/groundup/checks/{lesson.part}/{lesson.name}.py"
+    checks = Checks(lesson)
+    where = f"{lesson.path}:{exercise.code.line}"
     seeds = settings.seeds()
     name = exercise.name
 
     def contract(outcomes: list[Outcome]) -> Iterator[Problem]:
-        if _unloaded(outcomes):
-            yield Problem("checks", checks, f"{exercise.id} cannot be loaded: {outcomes[0].message}")
-        elif len(outcomes) < FEWEST_MISTAKES:
-            yield Problem(
-                "checks",
-                checks,
-                f"{name} names {len(outcomes)} mistakes; at least {FEWEST_MISTAKES} are asked for",
-            )
+        if not _unloaded(outcomes) or outcomes[0].message.startswith("SyntaxError"):
+            return  # the gate `independence` says where the file does not parse
+        message = outcomes[0].message
+        if outcomes[0].line is not None:  # the file stops there: the same for all of its exercises
+            yield Problem("checks", f"{checks.path}:{outcomes[0].line}", f"cannot be loaded: {message}")
+        else:
+            yield Problem("checks", checks.path, f"{exercise.id} cannot be loaded: {message}")
 
     def engine(outcomes: list[Outcome]) -> Iterator[Problem]:
-        if not _unloaded(outcomes):
-            yield from (Problem("checks", checks, f"{name}: {outcome.message}") for outcome in outcomes)
+        for outcome in outcomes:
+            if outcome.status == "broken":
+                yield broken(outcome)
+            elif outcome.status != "unloaded":
+                mistake = re.match(r"mistakes? (\w+)", outcome.message)
+                at = checks.where(exercise, mistake[1] if mistake else None)
+                yield Problem("checks", at, f"{name}: {outcome.message}")
 
-    def status(gate: str, where: str, wanted: str) -> Callable:
+    def broken(outcome: Outcome, label: str = "", gate: str = "solved") -> Problem:
+        return _broken(lesson, exercise, checks, outcome, label, gate)
+
+    def status(gate: str, wanted: str) -> Callable:
         def judge(outcomes: list[Outcome]) -> Iterator[Problem]:
             for outcome in outcomes:
+                if outcome.status == "broken":
+                    yield broken(outcome, gate=gate)
+                    return
                 if outcome.status not in (wanted, "unloaded"):
                     at = "" if outcome.seed is None else f" (seed {outcome.seed})"
                     yield Problem(
@@ -137,6 +149,9 @@ def _jobs_of(
     def mistakes(outcomes: list[Outcome]) -> Iterator[Problem]:
         if _unloaded(outcomes):
             return
+        if stopped := [outcome for outcome in outcomes if outcome.status == "broken"]:
+            yield broken(stopped[0])
+            return
         wrong = {o.label: o for o in reversed(outcomes) if o.status == "passed" or o.mistake != o.label}
         labels = list(dict.fromkeys(o.label for o in outcomes))
         tally.mistakes += len(labels)
@@ -144,20 +159,21 @@ def _jobs_of(
         for label, outcome in wrong.items():
             called = f"is called {outcome.mistake}" if outcome.mistake else "is not recognised"
             what = "passes" if outcome.status == "passed" else f"is {outcome.status} and {called}"
-            yield Problem("mistakes", checks, f"{name}: the mistake {label} {what} (seed {outcome.seed})")
+            at = checks.where(exercise, label)
+            yield Problem("mistakes", at, f"{name}: the mistake {label} {what} (seed {outcome.seed})")
 
     def hostile(outcomes: list[Outcome]) -> Iterator[Problem]:
         if _unloaded(outcomes):
             return
-        broken = [outcome for outcome in outcomes if outcome.status == "broken"]
-        for outcome in broken[:1]:
-            yield Problem("hostile", checks, f"{name}: an answer that {outcome.label}: {outcome.message}")
+        for outcome in [outcome for outcome in outcomes if outcome.status == "broken"][:1]:
+            yield broken(outcome, f"an answer that {outcome.label}")
         passed = {o.label: o for o in outcomes if o.status == "passed"}
         labels = {o.label for o in outcomes}
         tally.hostile += len(labels)
         tally.hostile_rejected += len(labels) - len(passed)
         for label, outcome in passed.items():
-            yield Problem("hostile", checks, f"{name}: an answer that {label} passes (seed {outcome.seed})")
+            at = checks.where(exercise)
+            yield Problem("hostile", at, f"{name}: an answer that {label} passes (seed {outcome.seed})")
 
     def job(kind: str, namespace: str = "chapters", source: str = "") -> Job:
         return Job(kind, f"{namespace} {lesson.id}", exercise.id, source, seeds)
@@ -165,19 +181,60 @@ def _jobs_of(
     yield job("contract"), contract
     yield job("problems"), engine
     if f"exercises {lesson.id}" in spaces:
-        yield job("own", "exercises"), status("stubs", str(lesson.exercise_path), "todo")
+        yield job("own", "exercises"), status("stubs", "todo")
     if f"solutions {lesson.id}" in spaces:
-        yield job("own", "solutions"), status("solved", str(lesson.solution_path), "passed")
+        yield job("own", "solutions"), status("solved", "passed")
     yield job("mistakes"), mistakes
     yield job("hostile"), hostile
     for mutant in emptied(exercise.source):
 
         def empty(outcomes: list[Outcome], label: str = mutant.change) -> Iterator[Problem]:
             yield from hostile(
-                [Outcome(label, o.status, o.message, o.mistake, o.seconds, o.seed) for o in outcomes]
+                [Outcome(label, o.status, o.message, o.mistake, o.seconds, o.seed, o.line) for o in outcomes]
             )
 
         yield job("source", source=mutant.source), empty
+
+
+class Checks:
+    """A lesson's checks file: its path, and on which lines it declares exercises and mistakes."""
+
+    def __init__(self, lesson: Lesson):
+        self.path = f"src/groundup/checks/{lesson.part}/{lesson.name}.py"
+        self._exercises: dict[str, int] = {}
+        self._mistakes: dict[tuple[str, str], int] = {}
+        try:
+            body = ast.parse((lesson.root / self.path).read_text(encoding="utf-8")).body
+        except (OSError, SyntaxError):  # other gates say so
+            body = []
+        ids: dict[str, str] = {}  # the variable → the exercise that it holds
+        for node in body:
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and node.value.args:
+                first, target = node.value.args[0], node.targets[0]
+                if isinstance(first, ast.Constant) and isinstance(target, ast.Name):
+                    ids[target.id] = str(first.value)
+                    self._exercises[str(first.value)] = node.lineno
+            for decorator in getattr(node, "decorator_list", []):
+                call = decorator.func if isinstance(decorator, ast.Call) else decorator
+                if isinstance(call, ast.Attribute) and isinstance(call.value, ast.Name):
+                    self._mistakes[ids.get(call.value.id, ""), node.name] = node.lineno
+
+    def where(self, exercise: Exercise, mistake: str | None = None) -> str:
+        """`file:line` of a mistake, else of its exercise; the file alone where it declares neither in the usual form."""
+        line = self._mistakes.get((exercise.id, mistake or ""), self._exercises.get(exercise.id))
+        return self.path if line is None else f"{self.path}:{line}"
+
+
+def _broken(
+    lesson: Lesson, exercise: Exercise, checks: Checks, outcome: Outcome, label: str, gate: str = "solved"
+) -> Problem:
+    """An answer could not be graded. What has one cause says so in the same words, so that it is told once."""
+    if outcome.message.startswith("the exported cells"):
+        return Problem(gate, str(lesson.path), outcome.message)
+    if outcome.line is not None:
+        return Problem("checks", f"{checks.path}:{outcome.line}", f"{exercise.name}: {outcome.message}")
+    said = f"{label}: {outcome.message}" if label else outcome.message
+    return Problem("checks", checks.where(exercise), f"{exercise.name}: {said}")
 
 
 def _unloaded(outcomes: list[Outcome]) -> bool:
@@ -203,7 +260,7 @@ def chosen_mutants(lesson: Lesson, settings: Settings) -> list[tuple[Exercise, M
 
 
 def _mutant_jobs(lesson: Lesson, tally: Tally, settings: Settings, equivalents: dict) -> Iterator[tuple]:
-    checks = f"src/groundup/checks/{lesson.part}/{lesson.name}.py"
+    checks = Checks(lesson)
     seeds = settings.seeds()[:1]
     for exercise, mutant in chosen_mutants(lesson, settings):
 
@@ -212,9 +269,7 @@ def _mutant_jobs(lesson: Lesson, tally: Tally, settings: Settings, equivalents: 
             status = outcomes[0].status
             tally.statuses[status] = tally.statuses.get(status, 0) + 1
             if status == "broken":
-                yield Problem(
-                    "mutants", checks, f"{exercise.name} with `{mutant.change}`: {outcomes[0].message}"
-                )
+                yield _broken(lesson, exercise, checks, outcomes[0], f"with `{mutant.change}`")
             elif status != "passed":
                 tally.rejected += 1
             else:
@@ -223,7 +278,7 @@ def _mutant_jobs(lesson: Lesson, tally: Tally, settings: Settings, equivalents: 
                 if why is None:
                     yield Problem(
                         "mutants",
-                        checks,
+                        checks.where(exercise),
                         f"{exercise.name} passes with `{mutant.change}` (seed {outcomes[0].seed}): "
                         f"reject it, or say in {_file_of(lesson.id)} why it is right",
                     )

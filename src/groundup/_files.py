@@ -18,7 +18,7 @@ LOCK_SECONDS = 5.0  # a writer holds a lock for milliseconds; whoever holds it f
 
 def write_whole(path: Path, content: bytes) -> None:
     """Put `content` at `path`, replacing what is there; a reader sees the old bytes or the new, never a part."""
-    with _written_beside(path, content) as temporary:
+    with written_beside(path, content) as temporary:
         os.replace(temporary, path)
 
 
@@ -28,20 +28,36 @@ def write_new(path: Path, content: bytes) -> None:
     Raises:
         FileExistsError: something is there; it is left as it is.
     """
-    with _written_beside(path, content) as temporary:
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            raise
-        except OSError:  # a file system without hard links
-            with open(path, "xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+    with written_beside(path, content) as temporary:
+        put_new(temporary, path)
+
+
+def put_new(file: Path, path: Path) -> None:
+    """Give `file`, which lies on the same disk, the name `path` as well; on most disks that takes no room.
+
+    Raises:
+        FileExistsError: something is at `path`; it is left as it is.
+    """
+    try:
+        os.link(file, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        content = Path(file).read_bytes()
+        with open(path, "xb") as copy:
+            try:
+                copy.write(content)
+                copy.flush()
+                os.fsync(copy.fileno())
+            except OSError:  # a full disk: half a notebook must not stay under this name
+                copy.close()
+                os.unlink(path)
+                raise
 
 
 @contextlib.contextmanager
-def _written_beside(path: Path, content: bytes) -> Iterator[str]:
+def written_beside(path: Path, content: bytes) -> Iterator[Path]:
+    """A file with `content` in the folder of `path`, gone afterwards: on a full disk this fails before anything moves."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -49,7 +65,7 @@ def _written_beside(path: Path, content: bytes) -> Iterator[str]:
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would lock out whoever shares the folder
-        yield temporary
+        yield Path(temporary)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)

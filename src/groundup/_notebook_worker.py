@@ -71,10 +71,10 @@ def grade_one(grade, exercise_id: str, answer: object) -> tuple[str, str]:
         return "todo", f"This is the course's own version ({home}): write yours to have it checked."
     try:
         result = grade(exercise_id, answer)
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: a library of PyTorch's that cannot be loaded
         return (
             "error",
-            f"The checks need something that is not installed ({one_line(error)}): see `groundup doctor`.",
+            f"The checks need something that is not installed, or is broken ({one_line(error)}): see `groundup doctor`.",
         )
     except BaseException as error:
         return "error", f"The check itself stopped with {one_line(error)}."

@@ -46,6 +46,16 @@ print("FOUND" + json.dumps(found))
 """
 
 
+def _pip(*arguments: str) -> str:
+    """The command line for the Python that is running, which the `pip` on PATH may not belong to; for any shell."""
+    words = [sys.executable, "-m", "pip", *arguments]
+    return " ".join(f'"{word}"' if re.search(r"[^\w./:\\+=-]", word) else word for word in words)
+
+
+# Without its requirements, which pip would download anew as well.
+_REINSTALL = _pip("install", "--force-reinstall", "--no-deps", "torch")
+
+
 @dataclass(frozen=True)
 class Finding:
     """One line of the report. `missing` means that something needed is not there; `note` is optional or advice."""
@@ -85,7 +95,10 @@ def _packages() -> Iterator[Finding]:
         lines = importlib.metadata.requires("groundup") or []
     except importlib.metadata.PackageNotFoundError:
         yield Finding(
-            "missing", "groundup", "not installed", "pip install -e '.[learn]' in the course's folder"
+            "missing",
+            "groundup",
+            "not installed",
+            _pip("install", "-e", ".[learn]") + " in the course's folder",
         )
         return
     for requirement in map(Requirement, lines):
@@ -106,7 +119,7 @@ def _extra(requirement: Requirement) -> str:
 
 def _package(requirement: Requirement, extra: str) -> Finding | None:
     needed = f"{requirement.name}{requirement.specifier}"
-    todo = f"pip install '{needed}'"
+    todo = _pip("install", needed)
     try:
         version = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
@@ -123,7 +136,7 @@ def _devices() -> Iterator[Finding]:
     try:
         found = _probe()
     except (OSError, ValueError, subprocess.SubprocessError):
-        yield Finding("missing", "device", "importing PyTorch ended its process", "reinstall torch")
+        yield Finding("missing", "device", "importing PyTorch ended its process or took a minute", _REINSTALL)
         return
     error = found.get("torch error", "")
     if "cuda" in found:
@@ -135,10 +148,13 @@ def _devices() -> Iterator[Finding]:
     elif not error.startswith(
         "ModuleNotFoundError: No module named 'torch'"
     ):  # that one is among the packages
-        yield Finding("missing", "device", f"PyTorch does not import ({_short(error)})", "reinstall torch")
+        yield Finding("missing", "device", f"PyTorch does not import ({_short(error)})", _REINSTALL)
     if "triton error" in found:
         yield Finding(
-            "note", "Triton", f"does not import ({_short(found['triton error'])})", "reinstall triton"
+            "note",
+            "Triton",
+            f"does not import ({_short(found['triton error'])})",
+            _pip("install", "--force-reinstall", "--no-deps", "triton"),
         )
     elif "triton" in found:
         runs = "its interpreter, on the CPU" if found["interpreter"] else "the GPU"

@@ -41,7 +41,9 @@ def record(exercise_id: str) -> bool:
             known[exercise_id] = datetime.now(UTC).isoformat(timespec="seconds")
             _files.write_whole(path, json.dumps({"passed": known}, indent=1).encode())
     except OSError as error:
-        _tell(f"progress is not recorded: {path.parent} cannot be written ({error.strerror or error}).")
+        why = error.strerror or error
+        todo = "free space there, or set GROUNDUP_HOME to a folder that you can write"
+        _tell(f"progress is not recorded: {path.parent} cannot be written ({why}); {todo}.")
         return False
     return True
 

@@ -76,8 +76,14 @@ def reset(root: Path, lesson_path: str) -> tuple[Path, Path | None]:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _files.locked(root / "work" / ".lock"):
             manifest = _read_manifest(root)
-            kept = _files.move_aside(target) if os.path.lexists(target) else None
-            _files.write_new(target, fresh)
+            with _files.written_beside(target, fresh) as ready:
+                kept = _files.move_aside(target) if os.path.lexists(target) else None
+                try:
+                    _files.put_new(ready, target)
+                except OSError:
+                    if kept is not None and not os.path.lexists(target):
+                        os.replace(kept, target)
+                    raise
             _remember(root, manifest, target, fresh)
     except OSError as error:
         raise WorkspaceError(_cannot_write(root, error)) from None
@@ -104,21 +110,25 @@ def _hand_out(source: Path, root: Path, manifest: dict[str, list[str]]) -> list[
             return [
                 f"{target.name} has a new version: yours is kept, the new one is {copy.relative_to(root)}"
             ]
-        if current is not None and _digest(current) in versions and _take_away(copy, current):
-            _files.write_new(copy, fresh)
+        if current is not None and _digest(current) in versions and _exchange(copy, current, fresh):
             _remember(root, manifest, target, fresh)
             return [f"{copy.relative_to(root)} is up to date (you had not changed it)"]
     raise AssertionError("_names never ends")
 
 
-def _take_away(copy: Path, expected: bytes) -> bool:
-    """Remove `copy` if it still holds `expected`: a notebook saved since it was read stays as it is."""
-    aside = _files.move_aside(copy)
-    if aside.read_bytes() == expected:
+def _exchange(copy: Path, expected: bytes, fresh: bytes) -> bool:
+    """Put `fresh` in the place of `copy`, if that still holds `expected`: a notebook saved since it was read stays."""
+    with _files.written_beside(copy, fresh) as ready:
+        aside = _files.move_aside(copy)
+        unedited = aside.read_bytes() == expected
+        try:
+            _files.put_new(ready if unedited else aside, copy)
+        except OSError:
+            if not os.path.lexists(copy):
+                os.replace(aside, copy)
+            raise
         aside.unlink()
-        return True
-    _files.write_new(copy, aside.read_bytes())
-    return False
+        return unedited
 
 
 def _names(target: Path) -> Iterator[Path]:

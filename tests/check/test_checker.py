@@ -366,6 +366,26 @@ def test_declarations_that_cannot_be():
     assert "no oracle" in problems(exercise)
 
 
+@pytest.mark.parametrize("slip", ["import torch.no_such_module", "no_such_name", "[].no_such_attribute"])
+def test_an_oracle_that_is_broken_accepts_nobody_who_is_broken_in_the_same_way(slip):
+    """As an import that a time limit cut short left it: the oracle and the submission both raised, and all passed."""
+    exercise = Exercise("kinds.small.broken")
+
+    @exercise.cases
+    def _(rng):
+        yield Case("one", x=1)
+
+    @exercise.oracle
+    def _(x):
+        exec(slip)
+
+    def broken(x):
+        exec(slip)
+
+    result = grade(exercise, broken)
+    assert result.status == "error" and "cannot be computed here" in result.message
+
+
 def test_an_oracle_that_raises_wants_the_same_exception():
     exercise = Exercise("a.b.root")
     exercise.cases(lambda rng: [Case("four", x=4.0), Case("negative", x=-1.0)])

@@ -18,6 +18,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 from .conftest import ROOT
 
@@ -180,6 +183,8 @@ def test_a_file_in_the_place_of_the_environment_is_one_line(checkout):
         ("Failed to establish a new connection: [Errno -3] Temporary failure in name resolution", "network"),
         ("ERROR: No matching distribution found for torch==9.9", "torch==9.9"),
         ("PermissionError: [Errno 13] Permission denied: '/x'", "permissions"),
+        ("ERROR: ResolutionImpossible: for help visit", "ci/constraints.txt"),
+        ("OSError: [Errno 30] Read-only file system: '/x'", "nothing can be written"),
     ],
 )
 def test_known_causes_have_advice(module, output, words):
@@ -395,3 +400,47 @@ def test_conda_environment_is_in_step_with_pyproject():
     assert f'"{",".join(extras)}"' in BOOTSTRAP.read_text(encoding="utf-8"), "the same extras as `make setup`"
     assert "--constraint ci/constraints.txt" in by_pip["pip"] and (ROOT / "ci" / "constraints.txt").is_file()
     assert by_pip["pip"].index("torch") < by_pip["pip"].index(editable)
+    assert "--requirement ci/no-deps.txt" in by_pip["pip"], "the digits and MathJax"
+
+
+def test_conda_environment_names_the_pythons_of_make_setup(module):
+    content = (ROOT / "environment.yml").read_text(encoding="utf-8")
+    (bounds,) = re.findall(r"^  - python(\S+)$", content, re.M)
+    supported = SpecifierSet(bounds)
+    assert [number for number in range(30) if f"3.{number}" in supported] == [
+        minor for _, minor in module.PYTHONS
+    ]
+
+
+def test_every_package_that_a_learner_needs_is_pinned_to_a_version_that_fits():
+    """The pins are all that `make setup` and conda go by: one that no longer fits makes both of them fail."""
+    pins = pinned_versions()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    needed = [*project["dependencies"], *extras["learn"], *extras["book"], *requirement_lines("no-deps.txt")]
+    for requirement in map(Requirement, needed):
+        pinned = pins.get(canonicalize_name(requirement.name))
+        assert pinned is not None, f"{requirement.name} has no pin"
+        assert requirement.specifier.contains(pinned, prereleases=True), f"{requirement}, but {pinned}"
+
+
+# What torch's builds for CUDA ask for (its page on the package index shows it); its builds for CPU ask for none.
+TRITON_OF_TORCH = {"2.13.0": "3.7.1"}
+
+
+def test_the_pin_of_triton_is_the_one_that_torch_asks_for_on_linux():
+    """With any other, pip finds no way to install torch on Linux; on a machine with a CPU build nobody would notice."""
+    pins = pinned_versions()
+    assert pins["triton"] == TRITON_OF_TORCH[pins["torch"]]
+
+
+def pinned_versions() -> dict[str, str]:
+    return {
+        canonicalize_name(pin.name): str(pin.specifier).removeprefix("==")
+        for pin in map(Requirement, requirement_lines("constraints.txt"))
+    }
+
+
+def requirement_lines(name: str) -> list[str]:
+    lines = (ROOT / "ci" / name).read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line.strip() and not line.startswith("#")]

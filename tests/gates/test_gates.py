@@ -209,7 +209,43 @@ def test_checks_with_too_few_mistakes(course, edit):
     text = (course / CHECKS).read_text(encoding="utf-8")
     start = text.index("@add_up.mistake\ndef dropped_the_sign")
     edit(CHECKS, text[start : text.index("counter = Exercise")], "")
-    only(found(course, QUICK), "checks", "add_up names 2 mistakes")
+    only(found(course, QUICK), "checks", "add_up: 2 named mistakes, at least 3")
+
+
+def line_of(file, words):
+    """The line (from 1) of a file on which `words` stand."""
+    return 1 + next(i for i, line in enumerate(file.read_text().splitlines()) if words in line)
+
+
+def test_checks_that_do_not_parse_are_one_line(course, edit, capsys):
+    edit(CHECKS, "def dropped_the_sign(", "def dropped_the_sign((")
+    problems = [problem for gate in found(course, QUICK).values() for problem in gate]
+    wrong = line_of(course / CHECKS, "dropped_the_sign((")
+    assert len(problems) == 1 and problems[0].startswith(f"{CHECKS}:{wrong}: does not parse: "), problems
+
+
+def test_checks_that_do_not_load_are_one_line(course, edit):
+    edit(CHECKS, "@add_up.mistake\ndef dropped_the_sign", "@ad_up.mistake\ndef dropped_the_sign")
+    wrong = line_of(course / CHECKS, "@ad_up.mistake")
+    said = f"{CHECKS}:{wrong}: cannot be loaded: NameError: name 'ad_up' is not defined [checks]"
+    assert found(course, QUICK) == {"checks": [said]}
+
+
+def test_a_mistake_without_a_sentence_is_named_by_its_line(course, edit):
+    text = (course / CHECKS).read_text()
+    start = text.index('"""', text.index("def dropped_the_sign"))
+    edit(CHECKS, text[start : text.index('"""', start + 3) + 3], "pass")
+    wrong = line_of(course / CHECKS, "def dropped_the_sign")
+    said = f"{CHECKS}:{wrong}: add_up: mistake dropped_the_sign: no docstring [checks]"
+    assert found(course, QUICK) == {"checks": [said]}
+
+
+def test_a_chapter_that_cannot_be_read_says_so_when_it_is_asked_for(course, edit, capsys):
+    edit(CHAPTER, "minutes:", "minuts:")
+    assert audit.main(["--files", "sample.first"], course) == 1
+    error = capsys.readouterr().err
+    wrong = line_of(course / CHAPTER, "minuts:")
+    assert error.startswith(f"{CHAPTER}:{wrong}: the front matter lacks minutes") and error.count("\n") == 1
 
 
 def test_checks_without_the_exercise(course, edit):

@@ -47,14 +47,19 @@ def opened(lab, browser):
 
     def go(notebook: str):
         tab = context.new_page()
-        tab.goto(lab.url.replace("/lab?", f"/lab/tree/{notebook}?reset&"))  # not the tabs of an earlier test
-        tab.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=90_000)
-        # The status bar knows of the kernel when the notebook does; asked to run before, JupyterLab asks which kernel.
-        tab.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=90_000)
+        open_notebook(tab, lab.url, notebook)
         return tab
 
     yield go
     context.close()
+
+
+def open_notebook(tab, url: str, notebook: str) -> None:
+    """Opens it in JupyterLab at `url`, and waits until its kernel is ready."""
+    tab.goto(url.replace("/lab?", f"/lab/tree/{notebook}?reset&"))  # not the tabs of an earlier test
+    tab.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=90_000)
+    # The status bar knows of the kernel when the notebook does; asked to run before, JupyterLab asks which kernel.
+    tab.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=90_000)
 
 
 def idle(tab) -> None:

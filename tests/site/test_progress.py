@@ -125,7 +125,9 @@ def test_without_scripts_the_pages_are_plain(browser, address):
     assert page.locator(".tick").count() == 0
     assert page.locator("section.exercise").count() == len(FIRST.exercises)
     page.goto(address + "book/progress.html")
-    assert page.get_by_text("when JavaScript is on").is_visible()
+    assert page.locator("#progress-page noscript p").is_visible()
+    assert page.locator("#progress-list a").count() == len(COURSE)
+    assert page.locator("#progress-page button:visible").count() == 0
     context.close()
 
 

@@ -16,6 +16,9 @@ _LIBRARY = tuple(
     | {str(Path(_PATHS[key]).resolve()) + os.sep for key in ("stdlib", "platstdlib", "purelib", "platlib")}
 )
 
+# Wherever else packages lie: the user's own (pip install --user), a system's under an environment, a --target.
+_INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+
 
 # Code of observe, oracle and property functions: not the learner's, wherever it stands.
 DECLARED: set[CodeType] = set()
@@ -35,7 +38,7 @@ def is_learners(code: CodeType) -> bool:
     if "ipykernel_" in name or name.startswith("<"):
         return True
     path = os.path.abspath(name)
-    return not path.startswith(_PACKAGE) and not path.startswith(_LIBRARY)
+    return not path.startswith((_PACKAGE, *_LIBRARY)) and not any(folder in path for folder in _INSTALLED)
 
 
 def chain(error: BaseException) -> list[BaseException]:

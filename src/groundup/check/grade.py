@@ -92,7 +92,10 @@ def grade(exercise: str | Exercise, obj: Any, *, seed: int | None = None) -> Res
     if seed is None:
         seed = secrets.randbelow(2**31)
     _load_libraries()
-    result = _grade(exercise, obj, int(seed))
+    try:
+        result = _grade(exercise, obj, int(seed))
+    except _BrokenReference as broken:
+        result = Result("error", str(broken))
     message = result.message
     if not can_limit() and result.status != "todo":
         message += "\n(No time limit here: checks can be stopped only on the main thread of Linux or macOS.)"
@@ -260,8 +263,25 @@ def observe_trusted(
     except CheckError:
         raise
     except Exception as error:
+        if obj is None and _is_slip(error):
+            # Else a submission that meets the same fault, of a broken installation say, would agree with the oracle.
+            raise _BrokenReference(
+                f"The reference of {exercise.id} cannot be computed here ({type(error).__name__}: {error}); "
+                "restart the kernel, and run `groundup doctor` if this stays"
+            ) from None
         made.error = type(error)
     return made
+
+
+class _BrokenReference(CheckError):
+    """The oracle cannot answer, through no fault of the submission."""
+
+
+def _is_slip(error: Exception) -> bool:
+    """Whether an exception tells of code that is broken, not of inputs that are refused."""
+    if isinstance(error, AttributeError):
+        return error.name is not None  # Python's own, not one raised with a message
+    return isinstance(error, ImportError | NameError | SyntaxError)
 
 
 def _holds(prop: Property, obj: Any, inputs: dict) -> bool:

@@ -248,7 +248,10 @@ def _refuse(what: str, why: str) -> Callable:
 def _guarded_kill(name: str, real: Callable) -> Callable:
     def kill(pid: int, sig: int) -> None:
         """Children may be killed; this process, its parent and its group may not."""
-        if pid in (0, -1, os.getpid(), os.getppid(), -os.getpgid(0), os.getpgid(0)):
+        ours = {0, -1, os.getpid(), os.getppid()}
+        if hasattr(os, "getpgid"):  # Windows has no process groups
+            ours |= {os.getpgid(0), -os.getpgid(0)}
+        if pid in ours:
             raise Refused(f"os.{name} would signal the whole notebook, so it does nothing during a check")
         real(pid, sig)
 

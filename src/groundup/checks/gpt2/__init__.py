@@ -1,0 +1,1 @@
+"""Checks for part 2, GPT-2."""
