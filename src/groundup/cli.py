@@ -359,9 +359,7 @@ def train_gpt2(
 
 @app.command(context_settings=UNDERSCORES)
 def sample(
-    model: Annotated[
-        str, typer.Argument(help="A run's folder, or gpt2, gpt2-medium, gpt2-large, gpt2-xl.")
-    ] = "out-gpt2",
+    model: Annotated[str, typer.Argument(help="A run's folder.")] = "out-gpt2",
     prompt: Annotated[str, typer.Option(help="What to continue.")] = "\n",
     temperature: Annotated[float, typer.Option(min=0.0, help="0: always the most probable token.")] = 0.8,
     top_k: Annotated[int | None, typer.Option(min=1, help="Only the k most probable tokens.")] = 200,
@@ -371,7 +369,7 @@ def sample(
     seed: Annotated[int, typer.Option(min=0, help="Of the random numbers.")] = 1337,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
 ) -> None:
-    """Let a trained model, or the published GPT-2, go on with a text."""
+    """Let a trained model go on with a text."""
     with _recipe():
         from groundup.recipes.sample import sample as sampled
         from groundup.recipes.train import device_of

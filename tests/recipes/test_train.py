@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from groundup.gpt2 import schedules
 from rich.console import Console
 from safetensors.torch import load_file
 
+from groundup.gpt2 import schedules
 from groundup.recipes.errors import RecipeError
 from groundup.recipes.train import PRESETS, Settings, settings_of, train
 
@@ -65,7 +65,7 @@ def test_a_run_learns_and_leaves_checkpoints_and_curves(text, tmp_path):
     out = tmp_path / "run"
     done = run(**TINY, data=text, out=out)
     assert done.returncode == 0, done.stderr
-    assert "step 60:" in done.stdout and "tokens/s" in done.stdout and "MFU" in done.stdout
+    assert "step 60:" in done.stdout and "tokens/s" in done.stdout
     steps = [line for line in done.stdout.splitlines() if line.startswith("step ")]
     losses = [float(line.split("validation ")[1].split()[0]) for line in steps]
     assert len(steps) == 6 and losses[-1] < losses[0] - 0.1

@@ -1,4 +1,4 @@
-"""`groundup sample`: text from a trained model, or from the published GPT-2."""
+"""`groundup sample`: text from a trained model."""
 
 from __future__ import annotations
 
@@ -6,15 +6,11 @@ from pathlib import Path
 
 import torch
 
-from groundup.gpt2.bpe import BPETokenizer
 from groundup.gpt2.model import GPT, GPTConfig
 from groundup.gpt2.sampling import beam_search, generate
 from groundup.gpt2.schedules import CheckpointError, read_checkpoint
-from groundup.gpt2.weights import WeightsError, from_huggingface
 from groundup.recipes import text
 from groundup.recipes.errors import RecipeError
-
-PUBLISHED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 
 
 def newest(folder: str | Path) -> dict:
@@ -36,16 +32,11 @@ def newest(folder: str | Path) -> dict:
 
 
 def opened(source: str, device: torch.device):
-    """Model and tokenizer of a run's folder, or of a published GPT-2 by name.
+    """Model and tokenizer of a run's folder.
 
     Raises:
-        RecipeError: neither a folder with a checkpoint nor a name that can be loaded.
+        RecipeError: the folder holds no checkpoint that can be read.
     """
-    if source in PUBLISHED and not Path(source).exists():
-        try:
-            return from_huggingface(source, device=device), BPETokenizer.gpt2()
-        except (WeightsError, OSError) as error:
-            raise RecipeError(str(error)) from None
     found = newest(source)
     model = GPT(GPTConfig(**found["config"]))
     model.load_state_dict(found["model"])

@@ -22,7 +22,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from groundup.gpt2.model import GPT, GPTConfig
 from groundup.gpt2.sampling import generate
 from groundup.gpt2.schedules import CheckpointError, load_checkpoint, save_checkpoint, warmup_cosine
-from groundup.gpt2.speed import flops_per_token, measured_matmul_rate
 from groundup.gpt2.training import TokenBatches, estimate_loss, parameter_groups, training_step
 from groundup.recipes import text
 from groundup.recipes.errors import RecipeError
@@ -178,7 +177,6 @@ class _Run:
             * settings.gradient_accumulation_steps
             * place.world_size
         )
-        rate = measured_matmul_rate(place.device, self.autocast or torch.float32) * place.world_size
         result = None
         with _interrupts(self), _bar(self.console, settings.max_iters, self.step) as bar:
             last, since = time.perf_counter(), self.step
@@ -199,8 +197,7 @@ class _Run:
                     _wait(place.device)
                     seconds = time.perf_counter() - last
                     speed = (self.step - since) * tokens_per_step / seconds
-                    utilisation = speed * flops_per_token(self.config, settings.block_size) / rate
-                    result = self._evaluate(loss, bar, speed, utilisation)
+                    result = self._evaluate(loss, bar, speed)
                     if log is not None:
                         log.log(result, step=self.step)
                     self._save(result, bar)
@@ -263,7 +260,7 @@ class _Run:
             steps=self.settings.max_iters,
         )
 
-    def _evaluate(self, loss: float, bar, speed: float, utilisation: float) -> dict:
+    def _evaluate(self, loss: float, bar, speed: float) -> dict:
         settings = self.settings
         held_out = estimate_loss(
             self.model,
@@ -279,7 +276,7 @@ class _Run:
             self.history[name][1].append(value)
         bar.print(
             f"step {self.step}: loss {loss:.4f}, validation {held_out:.4f} ({bits:.3f} bits per byte), "
-            f"{speed:,.0f} tokens/s, MFU {utilisation:.1%} of this device's matmul rate"
+            f"{speed:,.0f} tokens/s"
         )
         bar.print(f"  {self._sample()!r}")
         return {
@@ -288,7 +285,6 @@ class _Run:
             "validation_loss": held_out,
             "bits_per_byte": bits,
             "tokens_per_second": speed,
-            "mfu": utilisation,
         }
 
     def _sample(self, length: int = 80) -> str:
