@@ -352,9 +352,10 @@ def train_gpt2(
     """Train GPT-2. Alone, or under torchrun: torchrun --nproc-per-node 2 -m groundup train gpt2."""
     given = {key: value for key, value in locals().items() if key not in ("preset", "resume")}
     with _recipe():
-        from groundup.recipes.train import settings_of, train
+        from groundup.recipes.train import settings_of, settings_to_resume, train
 
-        train(settings_of(preset, given), resume=resume, console=_console())
+        settings = settings_to_resume(given) if resume else settings_of(preset, given)
+        train(settings, resume=resume, console=_console())
 
 
 @app.command(context_settings=UNDERSCORES)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from groundup.gpt2 import schedules
 from groundup.recipes.errors import RecipeError
-from groundup.recipes.train import PRESETS, Settings, settings_of, train
+from groundup.recipes.train import PRESETS, Settings, settings_of, settings_to_resume, train
 
 # A model so small that a step takes milliseconds, with dropout, so that random numbers matter.
 TINY = {
@@ -122,7 +122,8 @@ def test_a_damaged_checkpoint_is_skipped_by_name_and_the_one_before_it_taken(tex
     out = tmp_path / "run"
     settings = settings_of("small", TINY | {"data": str(text), "out": str(out)})
     quiet(settings)
-    expected = load_file(newest(out))
+    # Copies: the tensors of load_file lie in the file, which is about to be damaged.
+    expected = {name: tensor.clone() for name, tensor in load_file(newest(out)).items()}
     damaged = newest(out)
     damaged.write_bytes(damaged.read_bytes()[:-100])
     done = run("--resume", out=out, device="cpu", eval_interval=10)
@@ -215,6 +216,16 @@ def test_bytes_that_are_no_text_and_a_text_too_short_are_refused(tmp_path):
         path.write_bytes(content)
         with pytest.raises(RecipeError, match=said):
             quiet(settings_of("small", TINY | {"data": str(path), "out": str(tmp_path / "run")}))
+
+
+def test_what_a_resumed_run_cannot_change_is_named(text, tmp_path):
+    out = str(tmp_path / "run")
+    quiet(settings_of("small", TINY | {"data": str(text), "out": out, "max_iters": 10}))
+    assert settings_to_resume({"out": out, "max_iters": 20, "n_layer": None}).max_iters == 20
+    with pytest.raises(RecipeError, match="--n-layer was 2"):
+        settings_to_resume({"out": out, "n_layer": 3})
+    with pytest.raises(RecipeError, match="holds no checkpoint"):
+        settings_to_resume({"out": str(tmp_path / "elsewhere")})
 
 
 def test_a_folder_that_holds_a_run_is_not_written_over(text, tmp_path):

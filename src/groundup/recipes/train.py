@@ -11,7 +11,7 @@ import os
 import signal
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ from groundup.gpt2.schedules import CheckpointError, load_checkpoint, save_check
 from groundup.gpt2.training import TokenBatches, estimate_loss, parameter_groups, training_step
 from groundup.recipes import text
 from groundup.recipes.errors import RecipeError
+from groundup.recipes.sample import newest
 
 BETAS = (0.9, 0.95)  # GPT-3's (Brown et al. 2020, appendix B), as are weight decay and clipping below
 WEIGHT_DECAY = 0.1
@@ -74,7 +75,7 @@ PRESETS = {
     },
 }  # fmt: skip
 # What a resumed run may have otherwise than the one that it continues; all else is taken from the checkpoint.
-FREE = ("out", "device", "compile", "verbose", "wandb", "eval_interval", "eval_iters")
+FREE = ("out", "device", "compile", "verbose", "wandb", "max_iters", "eval_interval", "eval_iters")
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,23 @@ def settings_of(preset: str, given: dict) -> Settings:
     return settings
 
 
+def settings_to_resume(given: dict) -> Settings:
+    """The settings of the run in the folder `out`, with those `given` (None: not given) that may change.
+
+    Raises:
+        RecipeError: the folder holds no run, or something given differs that must stay as it was.
+    """
+    asked = {name: value for name, value in given.items() if value is not None}
+    folder = asked.get("out", Settings.out)
+    kept = newest(folder)["extra"]["settings"]
+    for name, value in asked.items():
+        if name not in FREE and value != kept[name]:
+            raise RecipeError(
+                f"--{name.replace('_', '-')} was {kept[name]} in {folder} and stays so in a resumed run, not {value}"
+            )
+    return Settings(**(kept | asked | {"out": folder}))
+
+
 def train(settings: Settings, *, resume: bool = False, console: Console | None = None) -> dict:
     """Runs the training that `settings` describe; under torchrun, this process's share of it.
 
@@ -139,9 +157,7 @@ class _Run:
 
     def __init__(self, settings: Settings, place: Place, console: Console, resume: bool):
         self.place, self.console, self.folder = place, console, Path(settings.out)
-        if resume:
-            settings = _continued(settings, self.folder)
-        elif any(self.folder.glob("step-*.safetensors")):
+        if not resume and any(self.folder.glob("step-*.safetensors")):
             raise RecipeError(f"{self.folder} holds a run already: add --resume, or choose another --out")
         self.settings = settings
         self.autocast, self.scaler = _precision(settings.dtype, place.device)
@@ -371,16 +387,6 @@ class _Run:
             f"vocabulary {config.vocab_size:,}",
             highlight=False,
         )
-
-
-def _continued(settings: Settings, folder: Path) -> Settings:
-    """The settings of the run in `folder`, with those of `settings` that may change."""
-    from groundup.recipes.sample import newest
-
-    known = newest(folder)["extra"]["settings"]
-    kept = Settings(**known)
-    longer = {"max_iters": max(settings.max_iters, kept.max_iters)}
-    return replace(kept, **{name: getattr(settings, name) for name in FREE}, **longer)
 
 
 def _precision(dtype: str, device: torch.device) -> tuple[torch.dtype | None, torch.amp.GradScaler | None]:
