@@ -1,4 +1,4 @@
-"""The command `groundup`: list, check, progress, doctor, lab, reset.
+"""The command `groundup`: list, check, progress, doctor, lab, reset, train, sample.
 
 Whatever the learner types ends in an answer or in one line on stderr (exit code 2 for bad input), never in a trace.
 """
@@ -8,6 +8,7 @@ import os
 import sys
 import time
 import webbrowser
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+train_app = typer.Typer(help="Train a model that you have written.", rich_markup_mode=None)
+app.add_typer(train_app, name="train")
+
+# `--batch_size 64` is `--batch-size 64`, as in the scripts that people come from.
+UNDERSCORES = {"token_normalize_func": lambda name: name.replace("_", "-")}
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to stdout.")]
 NoBrowser = Annotated[bool, typer.Option("--no-browser", help="Print the address; open no browser.")]
@@ -302,6 +309,93 @@ def reset(
     entry = _lesson(lesson)
     target, kept = workspace.reset(_course(), entry["path"])
     print(f"{target} is fresh." + (f" Your old copy: {kept.name}" if kept else ""))
+
+
+Whole = int | None
+Share = float | None
+
+
+def _option(text: str) -> object:
+    return typer.Option(help=text, show_default=False)
+
+
+@train_app.command("gpt2", context_settings=UNDERSCORES)
+def train_gpt2(
+    preset: Annotated[
+        str, typer.Option(help="small (two CPU cores, minutes), nanogpt, or gpt2 (124M).")
+    ] = "small",
+    out: Annotated[str | None, _option("Folder of the run: checkpoints and loss.html. [out-gpt2]")] = None,
+    data: Annotated[str | None, _option("shakespeare, or the path of a text file. [shakespeare]")] = None,
+    tokenizer: Annotated[str | None, _option("char, bpe or gpt2.")] = None,
+    vocab_size: Annotated[Whole, _option("Tokens of the tokenizer bpe.")] = None,
+    n_layer: Annotated[Whole, _option("Blocks.")] = None,
+    n_head: Annotated[Whole, _option("Attention heads in each.")] = None,
+    n_embd: Annotated[Whole, _option("Width of the residual stream.")] = None,
+    block_size: Annotated[Whole, _option("Context, in tokens.")] = None,
+    dropout: Annotated[Share, _option("Share of activations dropped in training.")] = None,
+    batch_size: Annotated[Whole, _option("Sequences in a micro-batch, for each process.")] = None,
+    gradient_accumulation_steps: Annotated[Whole, _option("Micro-batches in a step.")] = None,
+    max_iters: Annotated[Whole, _option("Steps.")] = None,
+    learning_rate: Annotated[Share, _option("The highest; warm-up before it, a cosine after it.")] = None,
+    eval_interval: Annotated[Whole, _option("Steps between two evaluations, each with a checkpoint.")] = None,
+    eval_iters: Annotated[Whole, _option("Batches of an evaluation.")] = None,
+    device: Annotated[str | None, _option("auto, cpu, cuda, cuda:1, mps.")] = None,
+    dtype: Annotated[str | None, _option("auto, float32, bfloat16 or float16.")] = None,
+    compile: Annotated[bool | None, typer.Option("--compile/--no-compile", help="Use torch.compile.")] = None,
+    seed: Annotated[Whole, _option("Of weights, order of batches and dropout.")] = None,
+    verbose: Annotated[bool | None, typer.Option("--verbose/--quiet", help="A line for every step.")] = None,
+    wandb: Annotated[bool | None, typer.Option("--wandb/--no-wandb", help="Log to Weights & Biases.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")
+    ] = False,
+) -> None:
+    """Train GPT-2. Alone, or under torchrun: torchrun --nproc-per-node 2 -m groundup train gpt2."""
+    given = {key: value for key, value in locals().items() if key not in ("preset", "resume")}
+    with _recipe():
+        from groundup.recipes.train import settings_of, settings_to_resume, train
+
+        settings = settings_to_resume(given) if resume else settings_of(preset, given)
+        train(settings, resume=resume, console=_console())
+
+
+@app.command(context_settings=UNDERSCORES)
+def sample(
+    model: Annotated[str, typer.Argument(help="A run's folder.")] = "out-gpt2",
+    prompt: Annotated[str, typer.Option(help="What to continue.")] = "\n",
+    temperature: Annotated[float, typer.Option(min=0.0, help="0: always the most probable token.")] = 0.8,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Only the k most probable tokens.")] = 200,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to add.")] = 300,
+    num_beams: Annotated[int, typer.Option(min=1, help="Above 1: beam search of this width.")] = 1,
+    num_samples: Annotated[int, typer.Option(min=1, help="How many continuations.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random numbers.")] = 1337,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+) -> None:
+    """Let a trained model go on with a text."""
+    with _recipe():
+        from groundup.recipes.sample import sample as sampled
+        from groundup.recipes.train import device_of
+
+        texts = sampled(
+            model, prompt, temperature=temperature,
+            top_k=top_k, max_new_tokens=max_new_tokens, num_beams=num_beams, num_samples=num_samples, seed=seed,
+            device=device_of(device),
+        )  # fmt: skip
+    print("\n---\n".join(texts))
+
+
+@contextmanager
+def _recipe():
+    """What a recipe cannot do becomes one line; so does a library that is missing."""
+    try:
+        from groundup.recipes.errors import RecipeError
+    except ImportError as error:
+        raise Refusal(f"{error}: run `groundup doctor`") from None
+    try:
+        yield
+    except RecipeError as error:
+        raise Refusal(str(error)) from None
+    except ModuleNotFoundError as error:
+        raise Refusal(f"the package {error.name} is missing: run `groundup doctor`") from None
 
 
 def _lessons() -> list[dict]:

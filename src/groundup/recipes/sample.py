@@ -1,0 +1,86 @@
+"""`groundup sample`: text from a trained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from groundup.gpt2.model import GPT, GPTConfig
+from groundup.gpt2.sampling import beam_search, generate
+from groundup.gpt2.schedules import CheckpointError, read_checkpoint
+from groundup.recipes import text
+from groundup.recipes.errors import RecipeError
+
+
+def newest(folder: str | Path) -> dict:
+    """The newest checkpoint in `folder` that can be read: `config`, `model` (state dict), `extra`, `path`, `skipped`.
+
+    Raises:
+        RecipeError: there is none; the reason for each file that could not be read.
+    """
+    files = sorted(Path(folder).glob("step-*.safetensors"), reverse=True)
+    reasons = []
+    for path in files:
+        try:
+            return read_checkpoint(path) | {"path": path, "skipped": reasons}
+        except CheckpointError as error:
+            reasons.append(str(error))
+    if not files:
+        raise RecipeError(f"{folder} holds no checkpoint: train first, `groundup train gpt2 --out {folder}`")
+    raise RecipeError(f"no checkpoint in {folder} can be read: {'; '.join(reasons)}")
+
+
+def opened(source: str, device: torch.device):
+    """Model and tokenizer of a run's folder.
+
+    Raises:
+        RecipeError: the folder holds no checkpoint that can be read.
+    """
+    found = newest(source)
+    model = GPT(GPTConfig(**found["config"]))
+    model.load_state_dict(found["model"])
+    return model.to(device).eval(), text.restored(found["extra"]["tokenizer"])
+
+
+def sample(
+    source: str,
+    prompt: str,
+    *,
+    temperature: float,
+    top_k: int | None,
+    max_new_tokens: int,
+    num_beams: int,
+    num_samples: int,
+    seed: int,
+    device: torch.device,
+) -> list[str]:
+    """Continuations of `prompt`, each with the prompt before it.
+
+    num_beams: above 1, the most probable continuation that a beam of this width finds; temperature and top_k are not
+    used then.
+
+    Raises:
+        RecipeError: the model cannot be opened, or its tokenizer does not know the prompt.
+    """
+    model, tokenizer = opened(source, device)
+    try:
+        ids = tokenizer.encode(prompt)
+    except ValueError as error:
+        raise RecipeError(f"--prompt: {error}") from None
+    if not ids:
+        raise RecipeError("--prompt is empty: give at least one character")
+    start = torch.tensor([ids], device=device)
+    if num_beams > 1:
+        tokens, _ = beam_search(model, start, max_new_tokens, num_beams)
+        return [tokenizer.decode(tokens.flatten().tolist())]
+    generator = torch.Generator(device).manual_seed(seed)
+    rows = generate(
+        model,
+        start.repeat(num_samples, 1),
+        max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        generator=generator,
+    )
+    return [tokenizer.decode(row.tolist()) for row in rows]
