@@ -71,7 +71,8 @@ def learn_merges(pieces: dict[bytes, int], n_merges: int) -> list[tuple[int, int
     Source: Sennrich et al. (2016), Algorithm 1; the counts are kept between merges.
     """
     words, times = [list(piece) for piece in pieces], list(pieces.values())
-    counts, places = Counter(), defaultdict(set)  # a defaultdict(set) starts with set()
+    # what a defaultdict lacks starts as int(), which is 0, or as set()
+    counts, places = defaultdict(int), defaultdict(set)
     for w, word in enumerate(words):
         for pair in pairwise(word):
             counts[pair] += times[w]
@@ -85,19 +86,20 @@ def learn_merges(pieces: dict[bytes, int], n_merges: int) -> list[tuple[int, int
             continue
         made, change = 256 + len(merges), defaultdict(int)
         for w in places.pop(pair):
-            old, new = words[w], merge_pair(words[w], pair, made)
-            words[w] = new
+            old, t = words[w], times[w]
+            new = words[w] = merge_pair(old, pair, made)
             for p in pairwise(old):
-                change[p] -= times[w]
+                change[p] -= t
             for p in pairwise(new):
-                change[p] += times[w]
+                change[p] += t
                 if made in p:
                     places[p].add(w)
         merges.append(pair)
         for p, difference in change.items():
-            counts[p] += difference
-            if difference and counts[p]:
-                heapq.heappush(heap, (-counts[p], p))
+            if difference:
+                counts[p] += difference
+                if counts[p]:
+                    heapq.heappush(heap, (-counts[p], p))
     return merges
 
 
@@ -151,8 +153,9 @@ class BPETokenizer:
         if n_merges < 0:
             raise ValueError(f"vocab_size must be at least {vocab_size - n_merges}")
         parts = split_special(text, special_tokens)[::2]
-        pieces = Counter(p.encode() for part in parts for p in pretokenize(part))
-        merges = learn_merges(pieces, n_merges)
+        pieces = Counter(p for part in parts for p in pretokenize(part))
+        in_bytes = {piece.encode(): n for piece, n in pieces.items()}
+        merges = learn_merges(in_bytes, n_merges)
         tokens = [bytes([byte]) for byte in range(256)]
         for first, second in merges:
             tokens.append(tokens[first] + tokens[second])
