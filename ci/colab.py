@@ -1,15 +1,19 @@
 """Does the course work in Colab? Run inside Colab's runtime image (ci/colab.sh does), with nothing but what it has.
 
     python3 ci/colab.py
+    python3 ci/colab.py --sample 2              two lessons of each part, drawn anew
+    python3 ci/colab.py --sample 2 --seed 7     those that this seed draws
 
 Installs the package as a notebook's first cell does, and makes sure that this replaced nothing that the image came
 with; that every check of an untouched exercise notebook waits for the learner and every solved one passes; and that
 every solved notebook runs at smoke scale. One line per problem; exits 1 if there is any.
 """
 
+import argparse
 import importlib.metadata
 import json
 import os
+import random
 import subprocess
 import sys
 import tomllib
@@ -88,10 +92,28 @@ def environment() -> dict[str, str]:
     return {**os.environ, "GROUNDUP_NO_RECORD": "1", "GROUNDUP_SCALE": "smoke", "OMP_NUM_THREADS": "1"}
 
 
+def drawn(notebooks: list[Path], sample: int, seed: int) -> list[Path]:
+    """`sample` notebooks of each part (all of a smaller part), the same for exercises/ and solutions/."""
+    parts = {}
+    for notebook in notebooks:
+        parts.setdefault(notebook.parent.name, []).append(notebook)
+    rng = random.Random(seed)
+    return sorted(n for part in sorted(parts) for n in rng.sample(parts[part], min(sample, len(parts[part]))))
+
+
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sample", type=int, help="so many lessons of each part; without it, all")
+    parser.add_argument("--seed", type=int, default=random.randrange(2**31), help="which lessons are drawn")
+    options = parser.parse_args()
     problems = install()
     exercises = sorted(ROOT.glob("exercises/*/*.ipynb"))
     solutions = sorted(ROOT.glob("solutions/*/*.ipynb"))
+    if options.sample is not None:
+        exercises, solutions = (
+            drawn(found, options.sample, options.seed) for found in (exercises, solutions)
+        )
+        print(f"a sample (seed {options.seed}): {', '.join(notebook.stem for notebook in solutions)}")
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # each is graded in a process of its own
         for found in pool.map(graded, exercises, repeat("todo")):
             problems += found

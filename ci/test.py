@@ -9,6 +9,7 @@ A step that fails does not stop the others: one run shows everything that is wro
 
 import argparse
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,8 @@ from pathlib import Path
 from ci.lesson import ROOT
 
 SAMPLE = 24  # mutants per lesson
+PAGES = 12  # lessons' pages that are driven in a browser; all other pages always are
+SLOWEST = ("--durations=12", "--durations-min=5")  # the time that all this may take is short
 PROSE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "index.md", "book", "chapters")
 PYTHON = (sys.executable, "-m")
 
@@ -49,7 +52,9 @@ def sync(counts: Path) -> list[list[str]]:
 def unit(counts: Path) -> list[list[str]]:
     """The unit tests, with the shapes of the library checked."""
     where = ["tests", "--ignore=tests/site"]
-    return [[*PYTHON, "pytest", "-q", "-n", "2", "--dist", "loadfile", f"--junitxml={counts}", *where]]
+    return [
+        [*PYTHON, "pytest", "-q", "-n", "2", "--dist", "loadfile", *SLOWEST, f"--junitxml={counts}", *where]
+    ]
 
 
 def audit(counts: Path) -> list[list[str]]:
@@ -69,8 +74,23 @@ def book(counts: Path) -> list[list[str]]:
 
 
 def site(counts: Path) -> list[list[str]]:
-    """Its links hold, and its pages load in a browser with no error and no request to another host."""
-    return [[*PYTHON, "pytest", "-q", "-n", "2", f"--junitxml={counts}", "tests/site"]]
+    """Its links hold; its pages, of the lessons' a fresh sample, work in a browser and ask no other host."""
+    drawn = os.environ.get("GROUNDUP_PAGES") or f"{PAGES}:{random.randrange(2**31)}"
+    print(f"lessons' pages that are driven, and the seed that draws them: GROUNDUP_PAGES={drawn}", flush=True)
+    return [
+        [
+            "env",
+            f"GROUNDUP_PAGES={drawn}",
+            *PYTHON,
+            "pytest",
+            "-q",
+            "-n",
+            "2",
+            *SLOWEST,
+            f"--junitxml={counts}",
+            "tests/site",
+        ]
+    ]
 
 
 STEPS: dict[str, Callable[[Path], list[list[str]]]] = {

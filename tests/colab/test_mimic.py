@@ -82,8 +82,11 @@ def test_installing_the_course_would_replace_nothing(mimic):
     assert wanted & before == set()
 
 
-@pytest.mark.timeout(1600)  # every lesson, three times
-def test_every_exercise_waits_and_every_solution_passes_and_runs(mimic, tmp_path):
+SAMPLE = 2  # lessons of each part, drawn anew in each run; all of them run in the real image once a week
+
+
+@pytest.mark.timeout(1600)
+def test_exercises_wait_and_solutions_pass_and_run(mimic, tmp_path):
     """ci/colab.py itself, on a copy of the course: it installs the package as the notebooks' first cell does."""
     course = tmp_path / "course"
     parts = ("src", "exercises", "solutions", "ci", "pyproject.toml", "README.md", "LICENSE", "LICENSE-PROSE")
@@ -92,11 +95,14 @@ def test_every_exercise_waits_and_every_solution_passes_and_runs(mimic, tmp_path
         target.parent.mkdir(exist_ok=True)
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy2)(ROOT / name, target)
     done = subprocess.run(
-        [str(mimic), str(course / "ci" / "colab.py")],
+        [str(mimic), str(course / "ci" / "colab.py"), "--sample", str(SAMPLE)],
         capture_output=True, text=True, cwd=tmp_path, env=clean_environment(tmp_path), timeout=1500,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
-    count = len(lessons())
+    parts: dict[str, int] = {}
+    for lesson in lessons():
+        parts[lesson.part] = parts.get(lesson.part, 0) + 1
+    count = sum(min(SAMPLE, number) for number in parts.values())
     assert f"{count} exercise notebooks, {count} solved ones, 0 problems" in done.stdout
 
 

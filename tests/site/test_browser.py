@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import os
+import random
 import urllib.parse
 from pathlib import Path
 
@@ -11,6 +13,11 @@ from ci.lesson import ROOT, chapters
 
 HAND_WRITTEN = sorted(path.relative_to(ROOT) for path in (ROOT / "book").glob("**/*.md"))
 LESSONS = [str(path.relative_to(ROOT).with_suffix(".html")) for path in chapters()]
+if CHOSEN := os.environ.get(
+    "GROUNDUP_PAGES"
+):  # "number:seed", set by ci/test.py: so many of them, drawn by the seed
+    number, seed = map(int, CHOSEN.split(":"))
+    LESSONS = sorted(random.Random(seed).sample(LESSONS, min(number, len(LESSONS))))
 PAGES = ["index.html", *(str(path.with_suffix(".html")) for path in HAND_WRITTEN), *LESSONS, "search.html"]
 GRAPH = "chapters/01_autograd/03_graph.html"
 BUDGET = 500_000  # bytes of a page with all that it loads, compressed, without plotly.js
