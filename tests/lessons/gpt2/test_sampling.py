@@ -192,8 +192,59 @@ WRONG = {
                 logits = logits.masked_fill(logits < bar, -torch.inf)
             return torch.softmax(logits / temperature, dim=-1)
         """,
+        # a small temperature as 0; a small k only
+        """
+        def next_probabilities(logits, temperature=1.0, top_k=None):
+            return kept(logits, 0 if temperature < 0.3 else temperature, top_k)
+        """,
+        """
+        def next_probabilities(logits, temperature=1.0, top_k=None):
+            return kept(logits, temperature, top_k and min(top_k, 4))
+        """,
+        # two logits that are close share the probability at temperature 0
+        """
+        def next_probabilities(logits, temperature=1.0, top_k=None):
+            return kept(logits, max(temperature, 1e-6), top_k)
+        """,
     ],
     "generate": [
+        # without a generator: the same text every time, unrepeatable ones, or seeds set anew
+        """
+        def generate(model, idx, new, *, generator=None, **options):
+            return kept(model, idx, new, generator=generator or torch.Generator(idx.device), **options)
+        """,
+        """
+        def generate(model, idx, new, *, generator=None, **options):
+            if generator is None:
+                generator = torch.Generator()
+                generator.seed()
+            return kept(model, idx, new, generator=generator, **options)
+        """,
+        """
+        def generate(model, idx, new, *, generator=None, **options):
+            if generator is None:
+                torch.manual_seed(0)
+            return kept(model, idx, new, generator=generator, **options)
+        """,
+        # draws and top_k in large batches only
+        """
+        def generate(model, idx, new, *, temperature=1.0, **options):
+            return kept(model, idx, new, temperature=temperature if len(idx) > 9 else 0, **options)
+        """,
+        """
+        def generate(model, idx, new, *, top_k=None, **options):
+            return kept(model, idx, new, top_k=top_k if len(idx) > 9 else None, **options)
+        """,
+        # an error leaves the model in evaluation mode
+        """
+        def generate(model, idx, new, **options):
+            modes = [(module, module.training) for module in model.modules()]
+            model.eval()
+            result = kept(model, idx, new, **options)
+            for module, training in modes:
+                module.training = training
+            return result
+        """,
         # one generator of its own, seeded from the given one: the given one never goes on
         """
         def generate(model, idx, new, *, generator=None, **options):
@@ -257,6 +308,39 @@ WRONG = {
             text, score = kept(model, idx, new, num_beams)
             return text, score
         """,
+        # no more beams than tokens
+        """
+        def beam_search(model, idx, new, num_beams, stop_tokens=()):
+            return kept(model, idx, new, min(num_beams, model.config.vocab_size), stop_tokens)
+        """,
+        # padded with the first, the largest or the smallest stop token
+        *[
+            f"""
+            def beam_search(model, idx, new, num_beams, stop_tokens=()):
+                text, score = kept(model, idx, new, num_beams, stop_tokens)
+                for t in range(idx.shape[1] + 1, text.shape[1]):
+                    if text[0, t - 1] in stop_tokens:
+                        text[0, t] = {pad}
+                return text, score
+            """
+            for pad in ("list(stop_tokens)[0]", "max(stop_tokens)", "min(stop_tokens)")
+        ],
+        # finished texts are kept apart, where they cannot fall out of the beam
+        """
+        def beam_search(model, idx, new, num_beams, stop_tokens=()):
+            beams, done = [(0.0, idx[0].tolist())], []
+            for _ in range(new):
+                rows = torch.tensor([text for _, text in beams], device=idx.device)
+                with evaluating(model):
+                    steps = model(rows[:, -model.config.block_size:])[:, -1].log_softmax(dim=-1).tolist()
+                found = [(s + p, [*text, k]) for (s, text), row in zip(beams, steps) for k, p in enumerate(row)]
+                done += [beam for beam in found if beam[1][-1] in stop_tokens]
+                beams = sorted(beam for beam in found if beam[1][-1] not in stop_tokens)[: -num_beams - 1 : -1]
+                if done and (not beams or max(done) > beams[0]):
+                    break
+            score, text = max(beams + done)
+            return torch.tensor([text], device=idx.device), score
+        """,
     ],
     "np_gpt": [
         # the mask only where there is one head; a cut that fits square shapes only
@@ -269,6 +353,15 @@ WRONG = {
             weights["transformer.wte.weight"] *= 1.0
             return kept(tokens[:4], weights, config)
         """,
+        # torch's own model
+        """
+        def np_gpt(tokens, weights, config):
+            from groundup.gpt2.model import GPT, GPTConfig
+            model = GPT(GPTConfig(**vars(config))).to(torch.tensor(weights["lm_head.weight"]).dtype)
+            model.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
+            with torch.no_grad():
+                return model(torch.tensor(tokens)[None])[0].numpy()
+        """,
     ],
     "continuation_log_prob": [
         """
@@ -278,6 +371,21 @@ WRONG = {
         """
         def continuation_log_prob(model, idx, prompt_length):
             return kept(model, idx, max(prompt_length, 2))
+        """,
+        # minus infinity for a very small probability; nan beside a token that cannot come
+        """
+        def continuation_log_prob(model, idx, prompt_length):
+            with evaluating(model):
+                p = torch.softmax(model(idx[:, :-1]), dim=-1)
+            picked = p.gather(-1, idx[:, 1:, None])[:, :, 0]
+            return picked[:, prompt_length - 1 :].prod(dim=1).log()
+        """,
+        """
+        def continuation_log_prob(model, idx, prompt_length):
+            with evaluating(model):
+                log_probs = torch.log_softmax(model(idx[:, :-1]), dim=-1)
+            one_hot = torch.nn.functional.one_hot(idx[:, 1:], log_probs.shape[-1])
+            return (log_probs * one_hot).sum(dim=-1)[:, prompt_length - 1 :].sum(dim=1)
         """,
     ],
 }
@@ -386,11 +494,24 @@ SLIPS = [
     ("generate", "stopped.all()", "stopped.any()", "first_stop_ends_all"),
     ("generate", "with evaluating(model)", "with torch.no_grad()", "stayed_in_training_mode"),
     ("generate", "return idx", "pass", "None"),
+    (
+        "generate",
+        "generator=generator",
+        "generator=generator or torch.Generator()",
+        "None means torch's own random numbers",
+    ),
     ("beam_search", "scores[:, None] + log_probs", "log_probs", "forgot_what_came_before"),
     ("beam_search", "-model.config.block_size :", ": model.config.block_size", "first_block_of_tokens"),
+    ("beam_search", "len(totals)", "V", "no_more_beams_than_tokens"),
     ("beam_search", "if stopped[0]:", "if stopped.all():", "waited_for_all_beams"),
     ("np_gpt", "scores[future] = -np.inf", "pass", "saw_the_future"),
     ("np_gpt", " / math.sqrt(d)", "", "forgot_the_root_of_d"),
+    (
+        "continuation_log_prob",
+        "torch.log_softmax(model(idx[:, :-1]), dim=-1)",
+        "torch.softmax(model(idx[:, :-1]), dim=-1).log()",
+        "logarithm_after_softmax",
+    ),
     ("continuation_log_prob", "prompt_length - 1 :", "prompt_length :", "first_token_missing"),
     ("continuation_log_prob", "with evaluating(model)", "with torch.no_grad()", "scored_in_training_mode"),
 ]

@@ -4,6 +4,7 @@ The models are stand-ins whose next token depends on the whole text in a known w
 enumerated. What is drawn is judged by chi-square tests against that enumeration; the rest must be equal.
 """
 
+import contextlib
 import functools
 import math
 from collections.abc import Iterator
@@ -21,12 +22,14 @@ from groundup.check import Case, Exercise, agree_in_distribution, compare
 def by_name(got, expected) -> str | None:
     """Compares two observations: dicts entry by entry, counts of draws by chi-square; a text is told as it is."""
     if not isinstance(expected, dict) or not isinstance(got, dict):
-        if isinstance(got, str) and got != expected:
+        if isinstance(got, str) and not isinstance(expected, str):
             return got
         return compare(got, expected)
     for name in expected:
         if name == "The draws":
             said = agree_in_distribution(got.get(name), expected[name])
+        elif expected[name] is None and isinstance(got.get(name), str):
+            return got[name]
         else:
             said = compare(got.get(name), expected[name])
         if said:
@@ -37,6 +40,10 @@ def by_name(got, expected) -> str | None:
 def table(rng: np.random.Generator, V: int, block_size: int, spread: float = 1.5) -> torch.Tensor:
     """The weights of a `Standin`: no two of its logits are equal."""
     return torch.tensor(rng.normal(size=(block_size, V, V)) * spread, dtype=torch.float32)
+
+
+class Interrupted(Exception):
+    """What a `Standin` raises that is asked more often than its `patience` allows."""
 
 
 class Standin(nn.Module):
@@ -52,8 +59,11 @@ class Standin(nn.Module):
         self.config = SimpleNamespace(block_size=weights.shape[0], vocab_size=weights.shape[1])
         self.calls: list[tuple[int, ...]] = []
         self.grad = False
+        self.patience = math.inf
 
     def forward(self, idx):
+        if len(self.calls) >= self.patience:
+            raise Interrupted
         if idx.shape[1] > self.config.block_size:
             raise ValueError(f"{idx.shape[1]} tokens, but this model reads at most {self.config.block_size}")
         self.calls.append(tuple(idx.shape))
@@ -151,7 +161,11 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield Case("cold", logits=logits(2, 6), temperature=0.4)
     yield Case("temperature 0", logits=logits(4, 7), temperature=0)
     yield Case("temperature 0.0, all logits below 0", logits=logits(3, 5) - 9, temperature=0.0)
+    close = torch.tensor([[1.0, 1.00001, 0.2], [0.7, -0.4, 0.70001]])
+    yield Case("temperature 0, two logits nearly equal", logits=close, temperature=0.0)
+    yield Case("very cold", logits=logits(2, 5, scale=0.05), temperature=0.05)
     yield Case("top 2", logits=logits(3, 5), temperature=1.0, top_k=2)
+    yield Case("top 8 of 12", logits=logits(3, 12), temperature=0.9, top_k=8)
     yield Case("top 1", logits=logits(3, 4), temperature=1.0, top_k=1)
     yield Case("top 3, warm", logits=logits(4, 6), temperature=1.3, top_k=3)
     yield Case("top 3, cold, float64", logits=logits(2, 8, torch.float64), temperature=0.6, top_k=3)
@@ -215,6 +229,12 @@ def zero_gives_index_0(logits, temperature=1.0, top_k=None):
 def zero_means_one(logits, temperature=1.0, top_k=None):
     """At temperature 0 you left the probabilities as they are at temperature 1. Then tokens are still drawn; only the largest logit may be left."""
     return torch.softmax(_top(logits, top_k) / (temperature or 1.0), dim=-1)
+
+
+@next_probabilities.mistake
+def zero_means_nearly_zero(logits, temperature=1.0, top_k=None):
+    """You took a small temperature for 0. Then two logits that are close still share the probability; at 0 the larger one gets all of it."""
+    return torch.softmax(_top(logits, top_k) / max(temperature, 1e-4), dim=-1)
 
 
 @next_probabilities.mistake
@@ -309,6 +329,7 @@ def over_the_batch(logits, temperature=1.0, top_k=None):
 # ---------------------------------------------------------------------------------------------------------------------
 generate = Exercise("gpt2.sampling.generate", seconds=20)
 DRAWS = 3000  # rows of a batch that is judged by chi-square
+LONG = 600  # new tokens of a text that is judged by chi-square
 
 
 @generate.cases
@@ -376,6 +397,16 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("draws of the top 2", 4, 5, many, 2, spread=0.8, top_k=2)
     yield case("draws, top 3, warm, a stop token", 4, 5, many, 2, spread=0.8, temperature=1.5, top_k=3, stop_tokens=(1,))  # fmt: skip
     yield case("draws without a generator", 4, 5, many, 2, spread=0.8, seed=-1)
+    while True:  # until every token comes up often in the long run
+        weights = table(rng, 4, 1, spread=0.8)
+        p = np.array([_odds(weights, [token], 1, 1.5, 3) for token in range(4)])
+        if np.linalg.matrix_power(p, 50).min() > 0.1:
+            break
+    options = {"temperature": 1.5, "top_k": 3}
+    yield Case(
+        "two long texts", weights=weights, idx=two, new=LONG, seed=int(rng.integers(1, 1000)), training=False,
+        options=options,
+    )  # fmt: skip
 
 
 @generate.observe
@@ -391,24 +422,51 @@ def _(obj, weights, idx, new, seed, training, options):
     if not isinstance(got, torch.Tensor) or got.ndim != 2 or got.shape[0] != idx.shape[0]:
         return {"The result": got}
     seen = {"The mode of the model afterwards": after(model, training), "The dtype": str(got.dtype)}
-    if len(idx) < 100:
+    if len(idx) < 100 and new < LONG:
         if new and idx.shape[1] == 1:
             call = functools.partial(obj, standin(weights, training), idx, new, **options)
             if said := on_its_device(call):
                 return said
+        interrupted = standin(weights, training)
+        interrupted.patience = 1
+        with contextlib.suppress(Interrupted):
+            obj(interrupted, idx, new, **options)
+        seen["The mode of the model after an error"] = None
+        if interrupted.training != training or interrupted.frozen.training:
+            seen["The mode of the model after an error"] = (
+                "An error ended the call and left the model in another mode than before. `with evaluating(model):` "
+                "gives the mode back then too."
+            )
         return {"The tokens": got, "How often the model was asked": len(model.calls)} | seen
+    if new >= LONG:  # each token depends on the last one alone: what follows each token, counted
+        if got.shape[1] != idx.shape[1] + new:
+            return {"The result": got}
+        V = weights.shape[1]
+        pairs = (got[:, idx.shape[1] - 1 : -1] * V + got[:, idx.shape[1] :]).flatten()
+        return seen | {"The draws": torch.bincount(pairs, minlength=V * V)[: V * V].reshape(V, V).numpy()}
     if seed >= 0 and not torch.equal(before, torch.get_rng_state()):
         return "Random numbers were drawn that are not the generator's. Give `generator` to the draw."
     T, V = idx.shape[1], weights.shape[1]
     if not torch.equal(got[:, :T], idx):
         return "The result does not begin with the prompt."
     seen["Tokens in a row"] = got.shape[1]
-    if new:
-        if seed >= 0:  # going on with the same generator gives other draws, the same seed the same ones
-            again = obj(model, idx, new, **options, generator=torch.Generator().manual_seed(seed))
-            seen["The same again with the same seed"] = torch.equal(got, again)
-            further = obj(model, idx, new, **options, generator=generator)
-            seen["Other draws when the generator goes on"] = not torch.equal(got, further)
+    if new:  # going on with the same random numbers gives other draws, the same seed the same ones
+        seeded = {} if seed < 0 else {"generator": generator}
+        further = obj(model, idx, new, **options, **seeded)
+        says = "Without a generator, " if seed < 0 else "With the same generator, "
+        wrong = (
+            " None means torch's own random numbers, those that torch.manual_seed sets." if seed < 0 else ""
+        )
+        seen["Going on"] = None
+        if torch.equal(got, further):
+            seen["Going on"] = (
+                says + "a second call draws the same text again: its random numbers do not go on." + wrong
+            )
+        (torch.default_generator if seed < 0 else generator).manual_seed(abs(seed))
+        again = obj(model, idx, new, **options, **seeded)
+        seen["Repeated"] = (
+            None if torch.equal(got, again) else says + "the same seed gives another text." + wrong
+        )
         outcome = (got[:, T:] * V ** torch.arange(got.shape[1] - T)).sum(dim=1)
         groups = idx.unique(dim=0)
         counts = [torch.bincount(outcome[(idx == row).all(dim=1)], minlength=V**new) for row in groups]
@@ -442,13 +500,11 @@ def _odds(weights, row, new, temperature=1.0, top_k=None, stop_tokens=()):
 @generate.oracle
 def _(weights, idx, new, seed, training, options):
     seen = {"The mode of the model afterwards": None, "The dtype": "torch.int64"}
+    if new >= LONG:
+        p = np.array([_odds(weights, [token], 1, **options) for token in range(weights.shape[1])])
+        return seen | {"The draws": p}
     if len(idx) >= 100:
-        seen["Tokens in a row"] = idx.shape[1] + new
-        if seed >= 0:
-            seen |= {
-                "The same again with the same seed": True,
-                "Other draws when the generator goes on": True,
-            }
+        seen |= {"Tokens in a row": idx.shape[1] + new, "Going on": None, "Repeated": None}
         seen["The draws"] = np.stack(
             [_odds(weights, row, new, **options) for row in idx.unique(dim=0).tolist()]
         )
@@ -461,6 +517,7 @@ def _(weights, idx, new, seed, training, options):
             stopped = len(row) > T and row[-1] in stops
             row.append(row[-1] if stopped else int(np.argmax(ask(row))))
         asked += 1
+    seen["The mode of the model after an error"] = None
     return {"The tokens": torch.tensor(rows), "How often the model was asked": asked} | seen
 
 
@@ -580,6 +637,12 @@ def drew_with_global_numbers(model, idx, new, **options):
 
 
 @generate.mistake
+def own_numbers_without_a_generator(model, idx, new, *, generator=None, **options):
+    """Where no generator was given you made one of your own. Each new torch.Generator() begins alike, so every text comes out the same. None means torch's own random numbers, those that seed_everything sets."""
+    return _generate(model, idx, new, generator=generator or torch.Generator(idx.device), **options)
+
+
+@generate.mistake
 def one_draw_for_all_rows(model, idx, new, **options):
     """You drew once for the whole batch: rows with the same prompt come out the same. Each row has its own draw."""
 
@@ -683,7 +746,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("two beams, two new tokens", 4, 8, 1, 2, 2, holds=others(2, 2, 1))
     yield case("one beam is greedy", 5, 8, 3, 5, 1, holds=others(5, 1, 4))
     yield case("three beams", 5, 9, 2, 6, 3, training=True, holds=others(6, 3, 1))
-    yield case("more beams than tokens", 3, 9, 2, 5, 7, holds=others(5, 7, 1))
+    yield case("more beams than tokens", 3, 9, 2, 5, 7, holds=others(5, 7, 1, 3))
     yield case("a beam wide enough for all", 4, 9, 2, 4, 64, holds=others(4, 64, 1))
     yield case("wider than all texts", 3, 6, 2, 3, 200)
     yield case("longer than block_size", 5, 3, 2, 7, 3, holds=others(7, 3, 1))
@@ -722,6 +785,28 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
 
     yield case("a finished text is overtaken for a while", 4, 8, 2, 6, 3, (1,), holds=waits(6, 3, (1,)))
     yield case("a prompt of one token", 5, 8, 1, 6, 4, (3,), training=True, holds=waits(6, 4, (3,)))
+
+    def ends(token, new, beams, stops):
+        """True if the best text stopped with `token` while another one was ahead of it."""
+
+        def holds(weights, prompt):
+            text, _, _, steps = search(weights, prompt, new, beams, stops)
+            return text[-1] == token and len(text) < len(prompt) + steps
+
+        return holds
+
+    yield case("three stop tokens, padded", 5, 8, 2, 6, 3, (3, 1, 0), holds=ends(1, 6, 3, (3, 1, 0)))
+
+    def falls_out(new, beams, stops):
+        """True if a finished text fell out of the beam that would have beaten what was found in the end."""
+
+        def holds(weights, prompt):
+            kept = search(weights, prompt, new, beams, stops, forgets=False)[1]
+            return kept > search(weights, prompt, new, beams, stops)[1] + 1e-3
+
+        return holds
+
+    yield case("a finished text falls out of the beam", 4, 8, 2, 5, 2, (2,), holds=falls_out(5, 2, (2,)))
     yield case(
         "an unfinished text beats a finished one", 4, 8, 2, 5, 3, (1,),
         holds=lambda w, p: 1 in search(w, p, 2, 1, (1,))[0][2:] and len(search(w, p, 5, 3, (1,))[0]) == 7
@@ -729,8 +814,11 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     )  # fmt: skip
 
 
-def search(weights, prompt, new, width, stops):
-    """A beam search with lists: the text up to its stop, its log-probability, the gap to the next best, the steps."""
+def search(weights, prompt, new, width, stops, forgets=True):
+    """A beam search with lists: the text up to its stop, its log-probability, the gap to the next best, the steps.
+
+    With forgets=False finished texts take no place in the beam and are never dropped.
+    """
     ask, T = log_probs_of(weights), len(prompt)
     beams, steps, gap = [(0.0, tuple(prompt), False)], 0, math.inf
     while steps < new and not beams[0][2]:
@@ -745,7 +833,10 @@ def search(weights, prompt, new, width, stops):
         candidates.sort(key=lambda beam: -beam[0])
         scores = [score for score, _, _ in candidates]
         gap = min([gap] + [scores[k] - scores[k + 1] for k in (0, width - 1) if k + 1 < len(scores)])
-        beams = candidates[:width]
+        finished = [] if forgets else [beam for beam in candidates if beam[2]]
+        beams = sorted(
+            finished + [beam for beam in candidates if beam not in finished][:width], key=lambda b: -b[0]
+        )
     score, text, _ = beams[0]
     assert len(text) <= T + new
     return list(text), score, gap, steps
@@ -813,6 +904,8 @@ def _beam_agree(got, expected):
     if not isinstance(expected, dict) or not isinstance(got, dict):
         return by_name(got, expected)
     for name in expected:
+        if expected[name] is None and isinstance(got.get(name), str):
+            return got[name]
         if difference := compare(got.get(name), expected[name], tolerance=1e-5):
             return f"{name}: {difference}"
     return None
@@ -897,6 +990,12 @@ def always_greedy(model, idx, new, num_beams, stop_tokens=()):
 
 
 @beam_search.mistake
+def no_more_beams_than_tokens(model, idx, new, num_beams, stop_tokens=()):
+    """You never kept more beams than there are tokens. Each beam has V candidates, so together they are many more: keep num_beams of them all."""
+    return _beams(model, idx, new, min(num_beams, model.config.vocab_size), stop_tokens)
+
+
+@beam_search.mistake
 def copies_of_the_prompt(model, idx, new, num_beams, stop_tokens=()):
     """You began with num_beams equal copies of the prompt. Their candidates are equal too, so the best one is kept num_beams times and your beam is no wider than one."""
     return _beams(model, idx, new, num_beams, stop_tokens, copies=num_beams)
@@ -946,6 +1045,38 @@ def paid_for_padding(model, idx, new, num_beams, stop_tokens=()):
         return scores + torch.where(steps == 0.0, -1.0, steps)
 
     return _beams(model, idx, new, num_beams, stop_tokens, total=total)
+
+
+@beam_search.mistake
+def finished_apart(model, idx, new, num_beams, stop_tokens=()):
+    """You put finished texts aside, where they take no place in the beam and cannot fall out of it. Here they stay candidates like all others: the num_beams most probable are kept, finished or not."""
+    texts, done = [(0.0, idx[0].tolist())], []
+    with _evaluating(model):
+        for _ in range(new):
+            rows = torch.tensor([text for _, text in texts])
+            steps = torch.log_softmax(model(rows[:, -model.config.block_size :])[:, -1], dim=-1).tolist()
+            found = [
+                (score + step, [*text, k])
+                for (score, text), row in zip(texts, steps, strict=True)
+                for k, step in enumerate(row)
+            ]
+            done += [beam for beam in found if beam[1][-1] in stop_tokens]
+            texts = sorted(beam for beam in found if beam[1][-1] not in stop_tokens)[: -num_beams - 1 : -1]
+            if done and (not texts or max(done)[0] >= texts[0][0]):
+                break
+    score, text = max(done + texts)
+    return torch.tensor([text]), score
+
+
+@beam_search.mistake
+def padded_with_the_first_stop(model, idx, new, num_beams, stop_tokens=()):
+    """A beam that had stopped was padded with another stop token than its own. It repeats the one that ended it."""
+    text, score = _beams(model, idx, new, num_beams, stop_tokens)
+    T = idx.shape[1]
+    end = len(_cut(text[0].tolist(), T, stop_tokens))
+    if stop_tokens:
+        text[:, end:] = next(iter(stop_tokens))
+    return text, score
 
 
 @beam_search.mistake
@@ -1026,7 +1157,28 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("three blocks, the whole context", 6, 8, 6, 3, 4, 8)
     yield case("heads of one column", 4, 6, 5, 1, 3, 3)
     yield case("no block", 3, 4, 5, 0, 2, 4)
+    yield case("a longer text", 20, 9, 24, 1, 2, 4)
     yield case("float32", 4, 9, 5, 2, 2, 8, np.float32)
+
+
+class _Torch(TorchFunctionMode):
+    """Notices that torch is used."""
+
+    used = False
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.used = True
+        return function(*args, **(kwargs or {}))
+
+
+@np_gpt.observe
+def _(obj, tokens, weights, config):
+    with _Torch() as watch:
+        got = obj(tokens, weights, config)
+    return "You used torch. The forward pass is asked for in NumPy alone." if watch.used else got
+
+
+np_gpt.agree(by_name)
 
 
 @np_gpt.oracle
@@ -1194,10 +1346,15 @@ def _sums(weights, idx, prompt_length):
 
 @continuation_log_prob.cases
 def _(rng: np.random.Generator) -> Iterator[Case]:
-    def case(label, V, block_size, B, T, prompt_length, training=False):
-        idx, weights = torch.tensor(rng.integers(V, size=(B, T))), table(rng, V, block_size)
+    def case(label, V, block_size, B, T, prompt_length, training=False, spread=1.5, impossible=False):
+        idx, weights = (
+            torch.tensor(rng.integers(V - impossible, size=(B, T))),
+            table(rng, V, block_size, spread),
+        )
         while _sums(weights, idx, prompt_length).max() > -0.5:  # so near to 0, float32 has few right digits
-            weights = table(rng, V, block_size)
+            weights = table(rng, V, block_size, spread)
+        if impossible:
+            weights[0, :, -1] = -torch.inf  # the last token, which idx does not contain
         return Case(label, weights=weights, idx=idx, prompt_length=prompt_length, training=training)
 
     yield case("one token after one", 3, 4, 1, 2, 1)
@@ -1206,6 +1363,8 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("only the last token", 6, 9, 4, 7, 6)
     yield case("one token more than the context", 4, 6, 3, 7, 3)
     yield case("many rows", 7, 12, 9, 9, 4, training=True)
+    yield case("very improbable texts", 6, 9, 3, 8, 2, spread=150.0)
+    yield case("a token that cannot come", 5, 7, 2, 6, 2, impossible=True)
 
 
 @continuation_log_prob.observe
@@ -1235,6 +1394,13 @@ def one_position_off(model, idx, prompt_length):
     """You read each token's probability at its own position, where the model has already seen it. The logits at position t speak about token t + 1."""
     log_probs = _picked(model, idx)
     return log_probs.gather(-1, idx[:, :, None])[:, :, 0][:, prompt_length:].sum(dim=1)
+
+
+@continuation_log_prob.mistake
+def logarithm_after_softmax(model, idx, prompt_length):
+    """You took softmax first and the logarithm of its results. A very small probability becomes 0, and its logarithm minus infinity. Take log_softmax of the logits, and add."""
+    log_probs = _picked(model, idx[:, :-1]).exp().log()
+    return log_probs.gather(-1, idx[:, 1:, None])[:, :, 0][:, prompt_length - 1 :].sum(dim=1)
 
 
 @continuation_log_prob.mistake(shape=True)
