@@ -142,15 +142,41 @@ def came_up_again(step, *, max_lr, min_lr, warmup, steps):
     """After step `steps` your rate rises again: a cosine goes on as a wave. A run that is made longer would then climb. From step `steps` on it is min_lr."""
     if step < warmup:
         return max_lr * (step + 1) / warmup
-    return _cosine((step - warmup) / (steps - warmup), max_lr, min_lr) if steps > warmup else min_lr
+    return _cosine((step - warmup) / (steps - warmup), max_lr, min_lr)
 
 
 @warmup_cosine.mistake
 def down_to_zero(step, *, max_lr, min_lr, warmup, steps):
-    """Your cosine runs between max_lr and 0, and min_lr only cuts it off or follows it. Half the wave has to run between max_lr and min_lr: scale it by max_lr − min_lr and add min_lr."""
+    """Your cosine runs between max_lr and 0, and min_lr only cuts it off. Half the wave has to run between max_lr and min_lr: scale it by max_lr − min_lr and add min_lr."""
     if step < warmup:
         return max_lr * (step + 1) / warmup
     return min_lr if step >= steps else max(min_lr, _cosine((step - warmup) / (steps - warmup), max_lr, 0.0))
+
+
+@warmup_cosine.mistake
+def left_out_the_half(step, *, max_lr, min_lr, warmup, steps):
+    """Your rate is too high after the warm-up: 1 + cos begins at 2. Take half of it, so that the way down begins at max_lr."""
+    if step < warmup:
+        return max_lr * (step + 1) / warmup
+    return (
+        min_lr if step >= steps else 2 * _cosine((step - warmup) / (steps - warmup), max_lr, min_lr) - min_lr
+    )
+
+
+@warmup_cosine.mistake
+def forgot_to_add_the_minimum(step, *, max_lr, min_lr, warmup, steps):
+    """Your wave has the right height, max_lr − min_lr, but stands on 0: it begins below max_lr. Add min_lr to it."""
+    if step < warmup:
+        return max_lr * (step + 1) / warmup
+    return min_lr if step >= steps else _cosine((step - warmup) / (steps - warmup), max_lr - min_lr, 0.0)
+
+
+@warmup_cosine.mistake
+def ignored_the_minimum(step, *, max_lr, min_lr, warmup, steps):
+    """Your cosine runs from max_lr to 0, and then jumps up to min_lr. Scale the wave by max_lr − min_lr and add min_lr: it ends where the level part begins."""
+    if step < warmup:
+        return max_lr * (step + 1) / warmup
+    return min_lr if step >= steps else _cosine((step - warmup) / (steps - warmup), max_lr, 0.0)
 
 
 @warmup_cosine.mistake
@@ -210,21 +236,21 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
 
 
 @contextlib.contextmanager
-def _watched(path, fault, where, events):
+def _watched(path, error, where, events):
     """os.fsync, os.replace and os.rename write down what happens, and fail where they are asked to."""
     names = ("fsync", "replace", "rename")
     real = {name: getattr(os, name) for name in names}
 
     def sync(descriptor):
-        if where == "fsync" and fault:
-            raise _FAULTS[fault]()
+        if where == "fsync" and error:
+            raise error
         real["fsync"](descriptor)
         events.append(("synced", os.fstat(descriptor).st_size))
 
     def moved(name):
         def move(source, target, **options):
-            if where == "replace" and fault:
-                raise _FAULTS[fault]()
+            if where == "replace" and error:
+                raise error
             content = path.read_bytes() if path.exists() else None
             real[name](source, target, **options)
             if Path(target) == path:
@@ -244,11 +270,15 @@ def _watched(path, fault, where, events):
 def _(obj, old, new, fault, where, leftover):
     folder = Path(tempfile.mkdtemp())
     path, events, seen = folder / "step-00000007.safetensors", [], {}
+    error = _FAULTS[fault]() if fault else None
     try:
         if old is not None:
             path.write_bytes(old)
         if leftover:
             (folder / (path.name + ".tmp")).write_bytes(new * 3)
+        others = {"step-00000004.safetensors": b"an older one", "notes.tmp": b"of somebody else"}
+        for name, content in others.items():
+            (folder / name).write_bytes(content)
 
         def write(place):
             place = Path(place)
@@ -256,22 +286,23 @@ def _(obj, old, new, fault, where, leftover):
             if place.parent != folder:
                 seen["elsewhere"] = True
             if where == "before" and fault:
-                raise _FAULTS[fault]()
+                raise error
             broken = fault and where == "write"
+            place.unlink(missing_ok=True)  # as safetensors does: a new file takes the place of an old one
             place.write_bytes(new[: len(new) // 2] if broken else new)
             kept = path.read_bytes() if path.exists() else None
             seen["The file `path`, while the new one is written"] = _told(kept, old, new)
             if broken:
-                raise _FAULTS[fault]()
+                raise error
 
-        raised = "nothing"
-        with _watched(path, fault, where, events):
+        raised, same = "nothing", True
+        with _watched(path, error, where, events):
             try:
                 obj(path, write)
             except NotImplementedError:
                 raise  # not written yet
-            except (Exception, _Interrupted) as error:
-                raised = f"{type(error).__name__}: {error}"
+            except (Exception, _Interrupted) as caught:
+                raised, same = f"{type(caught).__name__}: {caught}", caught is error
         after = path.read_bytes() if path.exists() else None
         kinds = [kind for kind, _ in events]
         named = kinds.index("named") if "named" in kinds else None
@@ -280,8 +311,15 @@ def _(obj, old, new, fault, where, leftover):
             "Written to the folder of `path`": not seen.pop("elsewhere", False),
             **seen,
             "The file `path` afterwards": _told(after, old, new),
-            "Other files that stay": sorted(p.name for p in folder.iterdir() if p != path),
+            "The older checkpoint and a file of somebody else are as they were": all(
+                (folder / name).exists() and (folder / name).read_bytes() == content
+                for name, content in others.items()
+            ),
+            "Temporary files that stay": sorted(
+                p.name for p in folder.iterdir() if p != path and p.name not in others
+            ),
             "What was raised": raised,
+            "It is the very error that was raised below": same,
             "All bytes synced before the file got its name": named is not None
             and ("synced", len(new)) in events[:named],
             "The file `path`, when the new one took its name": _told(events[named][1], old, new)
@@ -311,8 +349,10 @@ def _(old, new, fault, where, leftover):
         seen["The file `path`, while the new one is written"] = before
     return seen | {
         "The file `path` afterwards": before if fault else "all of the new",
-        "Other files that stay": [],
+        "The older checkpoint and a file of somebody else are as they were": True,
+        "Temporary files that stay": [],
         "What was raised": f"{type(error).__name__}: {error}" if fault else "nothing",
+        "It is the very error that was raised below": True,
         "All bytes synced before the file got its name": not fault,
         "The file `path`, when the new one took its name": "nothing took its name" if fault else before,
     }
@@ -340,6 +380,46 @@ def forgot_to_sync(path, write):
     try:
         write(temporary)
         os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@write_whole.mistake
+def synced_what_was_open_before(path, write):
+    """You opened the file before `write` made it, and synced that. `write` may put a new file in its place, as safetensors does; then the one that you hold is empty and has no name. Open it after `write`."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(temporary)
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@write_whole.mistake
+def deleted_other_files(path, write):
+    """You delete other files of the folder too: an older checkpoint, or somebody else's. Only `temporary` is yours to delete."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        write(temporary)
+        _sync(temporary)
+        os.replace(temporary, path)
+    finally:
+        for other in path.parent.glob("*.tmp"):
+            other.unlink()
+
+
+@write_whole.mistake
+def raised_another_error(path, write):
+    """You raised an error of your own in place of the one that came. The caller can no longer tell a full disk from Ctrl-C. `finally` without `except` lets it go on as it is."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        write(temporary)
+        _sync(temporary)
+        os.replace(temporary, path)
+    except BaseException as error:
+        raise type(error)(*error.args) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -468,6 +548,10 @@ class _Batches:
     def next_batch(self):
         if self.taken == self.dies:
             raise _Dead
+        if self.taken == 60:
+            raise RuntimeError(
+                "60 batches were taken in a run of few steps: does `step` grow, and does the loop end?"
+            )
         cut = np.random.default_rng((5, self.position)).integers(7, size=(3, 6))
         self.position, self.taken = self.position + 1, self.taken + 1
         return torch.tensor(cut[:, :-1]), torch.tensor(cut[:, 1:])
