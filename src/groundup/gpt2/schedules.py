@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from groundup.gpt2.training import TokenBatches, training_step
-from groundup.run.state import CheckpointError, newest_good, read_file, restore, run_state
+from groundup.run.state import CheckpointError, newest, read_file, restore, run_state
 
 __all__ = [
     "batch_size_ramp",
@@ -137,7 +137,7 @@ def load_checkpoint(
     Returns step, extra, path, and skipped: a line for each newer file that is damaged.
     CheckpointError if no file is good, or it does not fit; then nothing was changed.
     """
-    path, tensors, notes, skipped = newest_good(folder, checkpoint_files(folder))
+    path, tensors, notes, skipped = newest(folder, checkpoint_files(folder))
     restore(path, tensors, notes, model=model, optimizer=optimizer)
     batches.load_state_dict(notes["batches"])
     found = {"path": path, "skipped": skipped}

@@ -115,9 +115,7 @@ def read_file(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
     return tensors, notes
 
 
-def newest_good(
-    folder: str | Path, files: list[Path]
-) -> tuple[Path, dict[str, torch.Tensor], dict, list[str]]:
+def newest(folder: str | Path, files: list[Path]) -> tuple[Path, dict[str, torch.Tensor], dict, list[str]]:
     """The first of the files that is not damaged, its tensors and notes, and a line for each before it.
 
     Raises:

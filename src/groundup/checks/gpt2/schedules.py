@@ -277,6 +277,7 @@ def _(obj, old, new, fault, where, leftover):
         if leftover:
             (folder / (path.name + ".tmp")).write_bytes(new * 3)
         others = {"step-00000004.safetensors": b"an older one", "notes.tmp": b"of somebody else"}
+        others = others if old is not None else {}
         for name, content in others.items():
             (folder / name).write_bytes(content)
 
