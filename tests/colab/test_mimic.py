@@ -106,6 +106,32 @@ def test_exercises_wait_and_solutions_pass_and_run(mimic, tmp_path):
     assert f"{count} exercise notebooks, {count} solved ones, 0 problems" in done.stdout
 
 
+@pytest.mark.timeout(900)
+def test_the_wheel_alone_trains_and_samples(mimic, tmp_path):
+    """The package as `pip install git+…` builds it, used far from the repository: names of Part 2, and the recipes."""
+    pip(mimic, "wheel", "-q", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT))
+    (wheel,) = tmp_path.glob("groundup-*.whl")
+    pip(mimic, "install", "-q", "--force-reinstall", "--no-deps", str(wheel))
+    (tmp_path / "text.txt").write_text("the cat sat on the mat and ran\n" * 200, encoding="utf-8")
+    run = "--n-layer 1 --n-head 2 --n-embd 16 --block_size 8 --batch_size 2 --max-iters 4 --eval-interval 2 --eval-iters 1"
+
+    def python(*arguments: str) -> str:
+        done = subprocess.run(
+            [str(mimic), *arguments],
+            capture_output=True, text=True, cwd=tmp_path, env=clean_environment(tmp_path), timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        return done.stdout
+
+    names = "import groundup.gpt2 as part; print(part.__file__, len([getattr(part, name) for name in part.__all__]))"
+    assert str(mimic.parent.parent) in python("-c", names)
+    assert "step 4: loss" in python(
+        "-m", "groundup", "train", "gpt2", "--data", "text.txt", "--device", "cpu", *run.split()
+    )
+    said = python("-m", "groundup", "sample", "--prompt", "the ", "--max_new_tokens", "5", "--num_beams", "2")
+    assert "the " in said
+
+
 def setup_cell(lesson) -> str:
     """The first cell of an exercise notebook, installing from this folder: no other host is reached in a test."""
     notebook = read_notebook(ROOT / lesson.exercise_path)
