@@ -58,7 +58,7 @@ def translate_weights(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
 
 
 class WeightsError(ValueError):
-    """Weights that do not fit the model, or a file that is not read; names the tensor."""
+    """Weights that do not fit, or that are not to be had; names what is wrong."""
 
 
 def load_weights(model: GPT, tensors: dict[str, torch.Tensor]) -> None:
@@ -107,7 +107,10 @@ def config_from_huggingface(settings: dict) -> GPTConfig:
         value = settings.get(name, allowed[0])
         if value not in allowed:
             raise WeightsError(f"{name} is {value!r}; this GPT has {allowed[0]!r}")
-    return GPTConfig(*(settings[name] for name in sizes))
+    try:
+        return GPTConfig(*(settings[name] for name in sizes))
+    except ValueError as error:
+        raise WeightsError(str(error)) from None
 
 
 def gpt_with(config: GPTConfig, tensors: dict[str, torch.Tensor]) -> GPT:
@@ -130,11 +133,11 @@ def load_safetensors(path: str | Path, config: GPTConfig | None = None) -> GPT:
     try:
         if config is None:
             text = path.with_name("config.json").read_text(encoding="utf-8")
-            config = config_from_huggingface(json.loads(text))
+            config = config_from_huggingface(dict(json.loads(text)))
         tensors = load_file(path)
     except WeightsError:
         raise
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, TypeError, ValueError) as error:
         raise WeightsError(f"{path} cannot be read: {error}") from None
     return gpt_with(config, tensors)
 

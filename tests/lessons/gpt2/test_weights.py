@@ -239,10 +239,10 @@ def edited(name, *edits):
 LOOKED = "    for name, tensor in state.items():\n        tensor.copy_(tensors[name])\n"
 WRONG = {
     "load_weights": [
-        ("trusted_copy", [("if have != need", "if len(have) != len(need)")]),
+        (None, [("if have != need", "if len(have) != len(need)")]),
         (None, [("if have != need", "if state[name].numel() != tensor.numel()")]),
         (None, [(LOOKED, "    model.load_state_dict(tensors, assign=True)\n")]),
-        ("half_loaded", [("    for name, tensor in tensors.items():\n", "    for name, tensor in tensors.items():\n        if name in state and tensor.shape == state[name].shape:\n            state[name].copy_(tensor)\n")]),
+        (None, [("    for name, tensor in tensors.items():\n", "    for name, tensor in tensors.items():\n        if name in state and tensor.shape == state[name].shape:\n            state[name].copy_(tensor)\n")]),
     ],
     "translate_weights": [
         ("real_biases_dropped", [('".attn.bias", ', '"attn.bias", ')]),
