@@ -109,7 +109,7 @@ def scaled_step(
     loss: torch.Tensor,
     parameters: list[nn.Parameter],
     optimizer: torch.optim.Optimizer,
-    scaler: LossScaler,
+    scaler: LossScaler | torch.amp.GradScaler,
     max_norm: float = 1.0,
 ) -> float:
     """One step down the loss, scaled and clipped; the gradient's norm before clipping.
