@@ -42,7 +42,7 @@ def round_to_format(x: torch.Tensor, exponent_bits: int, mantissa_bits: int) -> 
     gap = 2.0 ** (p - mantissa_bits).double()
     rounded = (x / gap).round() * gap
     largest = (2 - 2.0**-mantissa_bits) * 2.0**bias
-    infinity = rounded.sign() * math.inf
+    infinity = rounded * math.inf
     return torch.where(rounded.abs() > largest, infinity, rounded).to(x.dtype)
 
 

@@ -30,6 +30,8 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
         return torch.tensor(patterns).to(WHOLE[dtype]).view(dtype)
 
     yield Case("two numbers", x=torch.tensor([1.0, -2.5]))
+    yield Case("positive numbers", x=torch.tensor(rng.uniform(0.1, 9, size=6), dtype=torch.float32))
+    yield Case("no numbers at all", x=torch.zeros(0, 3))
     for dtype in FIELDS:
         name = str(dtype).removeprefix("torch.")
         numbers = torch.tensor(rng.normal(size=(3, 5)) * 4)
@@ -50,7 +52,7 @@ def _(x):
     for number in x.reshape(-1).view(WHOLE[x.dtype]).tolist():
         text = f"{number % 2**size:0{size}b}"
         parts.append([int(text[0], 2), int(text[1 : size - m], 2), int(text[size - m :], 2)])
-    return tuple(part.reshape(x.shape) for part in torch.tensor(parts).T)
+    return tuple(part.reshape(x.shape) for part in torch.tensor(parts, dtype=torch.int64).reshape(-1, 3).T)
 
 
 def _fields(x):
@@ -300,7 +302,7 @@ class _Momentum:
 
 @LossScaler.cases
 def _(rng: np.random.Generator) -> Iterator[Case]:
-    def case(label, plan, *, value=64.0, growth=2.0, backoff=0.5, interval=3, by_caller=True):
+    def case(label, plan, *, value=64.0, growth=2.0, backoff=0.5, interval=3, by_caller=True, groups=2):
         """plan: for each step "." for good ones, or which parameter has which bad number."""
         gradients = []
         for what in plan:
@@ -313,13 +315,15 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
             gradients.append(parts)
         return Case(
             label, gradients=gradients, value=value, growth=growth, backoff=backoff,
-            growth_interval=interval, by_caller=by_caller,
+            growth_interval=interval, by_caller=by_caller, groups=groups,
         )  # fmt: skip
 
     yield case(
         "good, good, good, overflow, good, good", [".", ".", ".", "1inf", ".", "."], value=8.0, interval=2
     )
     yield case("one good step", ["."], interval=5)
+    yield case("a scale of 1", [".", "."], value=1.0, interval=5)
+    yield case("a single group", [".", ".", ".", "0inf", "."], groups=1)
     yield case("unscaled by step", [".", ".", "0inf", "."], by_caller=False)
     yield case("inf in the first parameter", [".", "0inf", ".", "."])
     yield case("inf in the middle", [".", "1inf", ".", "."])
@@ -333,11 +337,12 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("other factors", [".", ".", "2inf", ".", ".", ".", "."], value=100.0, growth=3.0, backoff=0.25, interval=2)  # fmt: skip
 
 
-def _run(scaler, gradients, by_caller):
+def _run(scaler, gradients, by_caller, groups):
     """The scale after each step, what the optimizer did, the gradients that it saw."""
     weights = [nn.Parameter(torch.full(part.shape, 0.5)) for part in gradients[0]]
     unused = nn.Parameter(torch.ones(3))
-    optimizer, seen = _Momentum([unused, *weights[:2]], [weights[2]]), []
+    first, second = [unused, *weights[:2]], weights[2:]
+    optimizer, seen = _Momentum(first, second) if groups == 2 else _Momentum(first + second), []
     for parts in gradients:
         optimizer.zero_grad()
         loss = sum((weight * part).sum() for weight, part in zip(weights, parts, strict=True))
@@ -354,15 +359,15 @@ def _run(scaler, gradients, by_caller):
 
 
 @LossScaler.observe
-def _(obj, gradients, value, growth, backoff, growth_interval, by_caller):
+def _(obj, gradients, value, growth, backoff, growth_interval, by_caller, groups):
     scaler = obj(value, growth=growth, backoff=backoff, growth_interval=growth_interval)
-    return _run(scaler, gradients, by_caller)
+    return _run(scaler, gradients, by_caller, groups)
 
 
 @LossScaler.oracle
-def _(gradients, value, growth, backoff, growth_interval, by_caller):
+def _(gradients, value, growth, backoff, growth_interval, by_caller, groups):
     options = {"growth_factor": growth, "backoff_factor": backoff, "growth_interval": growth_interval}
-    return _run(torch.amp.GradScaler("cpu", init_scale=value, **options), gradients, by_caller)
+    return _run(torch.amp.GradScaler("cpu", init_scale=value, **options), gradients, by_caller, groups)
 
 
 @LossScaler.agree
@@ -554,6 +559,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
 
     yield case("one step that is clipped", steps=1)
     yield case("short gradients, not clipped", size=0.02)
+    yield case("a scale of 1, one step", scale=1.0, steps=1)
     yield case("a scale of 1", scale=1.0)
     yield case("a large scale", scale=65536.0, max_norm=0.3)
     yield case("a small bound", max_norm=0.05, size=0.3)
@@ -622,7 +628,8 @@ def _scaled(loss, parameters, optimizer, scaler, max_norm, wrong=""):
     """A right step but for what `wrong` names."""
     if wrong != "not cleared":
         optimizer.zero_grad()
-    (loss if wrong == "not scaled" else scaler.scale(loss)).backward()
+    scaled = scaler.scale(loss)
+    (loss if wrong == "not scaled" else scaled).backward()
     if wrong == "clipped before":
         norm = nn.utils.clip_grad_norm_(parameters, max_norm)
         scaler.unscale_(optimizer)
