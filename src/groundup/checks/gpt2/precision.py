@@ -326,6 +326,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     )
     yield case("one good step", ["."], interval=5)
     yield case("a scale of 1", [".", "."], value=1.0, interval=5)
+    yield case("overflow at a scale of 1", ["0inf", ".", "2nan", "."], value=1.0)
     yield case("a single group", [".", ".", ".", "0inf", "."], groups=1)
     yield case("unscaled by step", [".", ".", "0inf", "."], by_caller=False)
     yield case("inf in the first parameter", [".", "0inf", ".", "."])
