@@ -284,6 +284,8 @@ def other_dtype(x, exponent_bits, mantissa_bits):
 class _Momentum:
     """Gradient descent with momentum, in two groups. (torch's own optimizers import its compiler, which takes seconds.)"""
 
+    __class__ = torch.optim.Optimizer  # for answers whose types are checked
+
     def __init__(self, *groups, lr=0.25):
         self.param_groups = [{"params": list(group), "lr": lr} for group in groups]
         self.moved, self.steps = {}, 0
