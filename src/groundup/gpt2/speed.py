@@ -108,12 +108,13 @@ def mfu(tokens_per_second: float, config: GPTConfig, T: int, rate: float) -> flo
 
 
 def checkpoint_blocks(model: GPT) -> None:
-    """Each block saves only its input from now on, and runs again in backward; in place.
+    """Each block saves only its input from now on and runs again in backward; in place.
 
     Losses, gradients and names stay. Source: Chen and others (2016).
     """
     for block in model.transformer.h:
-        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+        run = block.forward
+        block.forward = functools.partial(checkpoint, run, use_reentrant=False)
 
 
 def pad_vocabulary(model: GPT, multiple: int = 128) -> None:
@@ -122,7 +123,7 @@ def pad_vocabulary(model: GPT, multiple: int = 128) -> None:
     The extra rows' logits are cut off: the model has as many as before.
     """
     V = len(model.lm_head.weight)
-    padded = F.pad(model.lm_head.weight.detach(), (0, 0, 0, -V % multiple))
+    padded = F.pad(model.lm_head.weight, (0, 0, 0, -V % multiple))
     model.transformer.wte.weight = model.lm_head.weight = nn.Parameter(padded)
     model.lm_head.register_forward_hook(lambda layer, args, logits: logits[..., :V])
 
@@ -158,7 +159,7 @@ def can_compile() -> bool:
 
 
 def compile_report(config: GPTConfig, *, B: int, T: int, device: str, backend: str):
-    """How many graphs torch.compile makes of the model, and how far its results are off.
+    """The graphs that torch.compile makes of the model, and how far off its results are.
 
     Also the graphs of a model with an `if` about a value. Call it by in_own_process.
     """
@@ -199,7 +200,7 @@ def make_step(
     compiled=False,
     fused_adamw=False,
 ) -> Callable:
-    """A function that makes one training step, always on the same batch; gives the loss.
+    """A function that makes a training step, always on the same batch; gives the loss.
 
     The arguments after the star are the rungs of `speed_ladder`.
     """
@@ -234,14 +235,14 @@ def where_time_goes(step: Callable, device: torch.device) -> dict[str, float]:
     """Shares of one step's time by kind of work, as torch.profiler sees it."""
     kinds = {  # the first that matches
         "attention": ("flash", "fmha", "attention"),
-        "matrix products": ("gemm", "nvjet", "cutlass", "mm", "matmul", "dot", "linear"),
+        "matrix products": ("gemm", "nvjet", "cutlass", "mm", "matmul", "linear"),
         "optimizer": ("adam", "multi_tensor"),
         "softmax and loss": ("softmax", "nll", "cross_entropy"),
         "compiled": ("triton", "cpp_fused"),
     }
     on_gpu = device.type == "cuda"
-    kind = torch.profiler.ProfilerActivity
-    activities = [kind.CPU, kind.CUDA] if on_gpu else [kind.CPU]
+    watch = torch.profiler.ProfilerActivity
+    activities = [watch.CPU, watch.CUDA] if on_gpu else [watch.CPU]
     with torch.profiler.profile(activities=activities) as profile:
         step()
         wait_for(device)()
@@ -252,8 +253,8 @@ def where_time_goes(step: Callable, device: torch.device) -> dict[str, float]:
             continue
         spent = event.self_device_time_total if on_gpu else event.self_cpu_time_total
         words = event.key.lower()
-        found = (name for name, parts in kinds.items() if any(p in words for p in parts))
-        times[next(found, "all else")] += spent
+        fits = (kind for kind, parts in kinds.items() if any(p in words for p in parts))
+        times[next(fits, "all else")] += spent
     total = sum(times.values())
     return {name: spent / total for name, spent in times.items()}
 
@@ -272,7 +273,7 @@ def speed_ladder(
 
     name; ms, tokens_per_second, mfu (of this device's fastest measured product),
     mfu_sheet (of its data sheet, or None), loss (of the first step), kept, shares
-    (`where_time_goes`). A row with a `note` was not run. At the end come larger batches.
+    (`where_time_goes`). A row with a `note` was not run. Last come the larger batches.
     Compiling changes PyTorch: call it by `in_own_process` if checks are to follow.
     """
     device = torch.device(device)

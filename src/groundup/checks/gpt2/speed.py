@@ -123,7 +123,7 @@ def _times(call, repeats, warmup, wait, clock, before=True, after=True):
     return seconds
 
 
-@median_seconds.mistake
+@median_seconds.mistake(shape=True)  # right on no case
 def did_not_wait_at_the_end(call, *, repeats, warmup=1, wait=None, clock=None):
     """You read the clock right after the call. A GPU has only been told what to do by then: you measured how long it takes to hand the work over. Wait until it is done, then read."""
     return statistics.median(_times(call, repeats, warmup, wait, clock, after=False))
@@ -203,31 +203,31 @@ def _count(config, T, *, weights=6, attention=12, extra=0, head=1):
     return weights * (12 * L * C**2 + head * config.vocab_size * C + extra) + attention * L * C * T
 
 
-@flops_per_token.mistake
+@flops_per_token.mistake(shape=True)  # right on no case
 def forward_only(config, T):
     """You counted forward only. Backward needs two products for each of forward's: for the gradient of the input and of the weight. All in all three times as much."""
     return _count(config, T, weights=2, attention=4)
 
 
-@flops_per_token.mistake
+@flops_per_token.mistake(shape=True)  # right on no case
 def counted_positions(config, T):
     """You counted the position table too. Its rows are only looked up and added: no matrix product."""
     return _count(config, T, extra=config.block_size * config.n_embd)
 
 
-@flops_per_token.mistake
+@flops_per_token.mistake(shape=True)  # right on no case
 def counted_the_token_table_twice(config, T):
     """You counted V · C twice. The head multiplies with that matrix; in the embedding it is only looked up."""
     return _count(config, T, head=2)
 
 
-@flops_per_token.mistake
+@flops_per_token.mistake(shape=True)  # right on no case
 def forgot_the_head(config, T):
     """Your N lacks the head, V · C. Its matrix is shared with the embedding, but the product with it is real: in a small model it is the largest one."""
     return _count(config, T, head=0)
 
 
-@flops_per_token.mistake
+@flops_per_token.mistake(shape=True)  # right on no case
 def forgot_attention(config, T):
     """You counted the weights only. Attention has two products without weights, queries with keys and weights with values: 12 · L · C · T."""
     return _count(config, T, attention=0)
@@ -239,13 +239,13 @@ def took_block_size(config, T):
     return _count(config, config.block_size)
 
 
-@flops_per_token.mistake
+@flops_per_token.mistake(shape=True)  # right on no case
 def halved_for_the_mask(config, T):
     """You halved attention for the causal mask. The work could be saved, but the usual count leaves it in, so that figures can be compared: 12 · L · C · T."""
     return _count(config, T, attention=6)
 
 
-@flops_per_token.mistake
+@flops_per_token.mistake(shape=True)  # right on no case
 def one_for_a_multiply_and_add(config, T):
     """You have half of what it should be: a multiplication and an addition are two FLOPs."""
     return _count(config, T, weights=3, attention=6)
@@ -426,7 +426,7 @@ def reentrant(model):
         block.forward = functools.partial(checkpoint, block.forward, use_reentrant=True)
 
 
-@checkpoint_blocks.mistake
+@checkpoint_blocks.mistake(shape=True)  # right on no case
 def changed_nothing(model):
     """Your blocks run once, in forward, and keep all that they computed: nothing is saved by that. Whatever you made is not what block(x) calls; assign it to block.forward."""
     for block in model.transformer.h:
@@ -434,7 +434,7 @@ def changed_nothing(model):
         forward = functools.partial(checkpoint, forward, use_reentrant=False)
 
 
-@checkpoint_blocks.mistake
+@checkpoint_blocks.mistake(shape=True)  # right on no case
 def only_the_parts(model):
     """Parts of your blocks run under checkpoints, the blocks themselves do not: what lies between the parts is still kept. One checkpoint for each whole block."""
     for block in model.transformer.h:
@@ -679,7 +679,7 @@ def one_after_the_other(candidates, *, rounds, wait=None, clock=None):
     }
 
 
-@in_turns.mistake
+@in_turns.mistake(shape=True)  # right on no case
 def counted_the_first_round(candidates, *, rounds, wait=None, clock=None):
     """The first round, in which everything is prepared, is among your times. It is only the warm-up: leave each candidate's first time out."""
     return {
@@ -687,7 +687,7 @@ def counted_the_first_round(candidates, *, rounds, wait=None, clock=None):
     }
 
 
-@in_turns.mistake
+@in_turns.mistake(shape=True)  # right on no case
 def one_round_too_few(candidates, *, rounds, wait=None, clock=None):
     """You make `rounds` rounds with the warm-up, and one is missing. There are 1 + rounds of them: the first does not count, `rounds` do."""
     return {
@@ -696,7 +696,7 @@ def one_round_too_few(candidates, *, rounds, wait=None, clock=None):
     }
 
 
-@in_turns.mistake
+@in_turns.mistake(shape=True)  # right on no case
 def warmed_up_twice(candidates, *, rounds, wait=None, clock=None):
     """Each call in your rounds has a warm-up of its own: you left median_seconds' default, 1. The first round is warm-up enough; say warmup=0."""
     seconds = {name: [] for name in candidates}
@@ -715,7 +715,7 @@ def mean_of_each(candidates, *, rounds, wait=None, clock=None):
     }
 
 
-@in_turns.mistake
+@in_turns.mistake(shape=True)  # right on no case
 def never_waited(candidates, *, rounds, wait=None, clock=None):
     """You never wait, so you measure how long it takes to hand the work over. Hand `wait` and `clock` on to the stopwatch."""
     found = _rounds(candidates, 1 + rounds, wait, clock, False, False)
