@@ -159,7 +159,7 @@ def can_compile() -> bool:
 
 
 def compile_report(config: GPTConfig, *, B: int, T: int, device: str, backend: str):
-    """The graphs that torch.compile makes of the model, and how far off its results are.
+    """The graphs that torch.compile makes of the model, and how far off it is.
 
     Also the graphs of a model with an `if` about a value. Call it by in_own_process.
     """
@@ -243,9 +243,10 @@ def where_time_goes(step: Callable, device: torch.device) -> dict[str, float]:
     on_gpu = device.type == "cuda"
     watch = torch.profiler.ProfilerActivity
     activities = [watch.CPU, watch.CUDA] if on_gpu else [watch.CPU]
-    with torch.profiler.profile(activities=activities) as profile:
-        step()
-        wait_for(device)()
+    for _ in range(2):  # the first time, the profiler itself warms up
+        with torch.profiler.profile(activities=activities) as profile:
+            step()
+            wait_for(device)()
     times = dict.fromkeys([*kinds, "all else"], 0.0)
     for event in profile.key_averages():
         ran_on_gpu = event.device_type == torch.autograd.DeviceType.CUDA
