@@ -267,6 +267,7 @@ def speed_ladder(
     device: torch.device | str,
     *,
     compiled: bool = True,
+    profiled: bool = True,
     repeats: int = 5,
     larger_batches: list[int] = (),
 ) -> list[dict]:
@@ -308,7 +309,8 @@ def speed_ladder(
             step = make_step(config, batch, T, device, **(kept | change))
             row["loss"] = step().item()
             seconds = median_seconds(step, repeats=repeats, warmup=2, wait=wait_for(device))
-            row["shares"] = where_time_goes(step, device)
+            if profiled:
+                row["shares"] = where_time_goes(step, device)
         except torch.OutOfMemoryError:
             row["note"] = "not run: too large for this GPU's memory"
             continue
