@@ -713,9 +713,10 @@ class _Watch:
     def settled(self, wanted):
         """How many items were read, when at least `wanted` were and the producer had time for more."""
         end = time.monotonic() + self.seconds
-        while self.source.read < wanted and time.monotonic() < end:
+        asked = wanted + (wanted == len(self.source.items))  # the last time it says that there is no more
+        while self.source.asked < asked and time.monotonic() < end:
             time.sleep(0.002)
-        if self.source.read < wanted:
+        if self.source.asked < asked:
             _patience[self.obj] = 0.3
         time.sleep(0.03)
         return self.source.read
