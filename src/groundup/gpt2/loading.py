@@ -175,7 +175,10 @@ class ShardReader(TokenBatches):
     """
 
     def __init__(self, folder: str | Path, batch_size: int, block_size: int, **options):
-        super().__init__(open_shards(folder), batch_size, block_size, **options)
+        tokens = open_shards(folder)
+        empty = np.broadcast_to(np.uint16(0), len(tokens))  # its length, and no memory
+        super().__init__(empty, batch_size, block_size, **options)
+        self.tokens = tokens
 
 
 def produce(source: Iterable, put: Callable[[str, object], bool]) -> None:
