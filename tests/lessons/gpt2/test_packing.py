@@ -209,6 +209,14 @@ WRONG = {
             documents = list(documents)
             return [any(word_ngrams(e, n) & word_ngrams(d, n) for d in documents) for e in examples]
         """,
+        # all n-grams of all documents in memory
+        """
+        def contaminated(examples, documents, n=13):
+            seen = set()
+            for document in documents:
+                seen |= word_ngrams(document, n)
+            return [not seen.isdisjoint(word_ngrams(e, n)) for e in examples]
+        """,
         # only the first n-gram
         """
         def contaminated(examples, documents, n=13):
