@@ -133,23 +133,25 @@ def train_rank(
     step: Callable,
     n_steps: int,
     batch_size: int,
+    optimizer: Callable,
 ) -> tuple[torch.Tensor, list[float]]:
     """One process of a training: its own model, wrapped, and its share of the windows.
 
     step: called as step(model, batches, optimizer), returns (loss, norm).
-    Returns all parameters as a vector after 0, 1, … steps, (n_steps + 1, N); the losses.
+    optimizer: makes one from groups of parameters.
+    Returns all N parameters after 0, 1, … steps, (n_steps + 1, N); the losses.
     """
     torch.manual_seed(rank)
     model = wrap(GPT(config).double())
     share = {"rank": rank, "world_size": world_size, "seed": 0}
     batches = TokenBatches(tokens, batch_size, config.block_size, **share)
-    optimizer = torch.optim.AdamW(parameter_groups(model, 0.1), lr=1e-2)
+    made = optimizer(parameter_groups(model, 0.1))
     history, losses = [], []
     for k in range(n_steps + 1):
         parts = [p.detach().flatten() for p in model.parameters()]
         history.append(torch.cat(parts))
         if k < n_steps:
-            losses.append(step(model, batches, optimizer)[0])
+            losses.append(step(model, batches, made)[0])
     return torch.stack(history), losses
 
 
