@@ -44,7 +44,7 @@ def bucket_gradients(parameters: Iterable[nn.Parameter], bucket_bytes: int) -> l
 
 
 def flat_gradients(bucket: list[nn.Parameter]) -> torch.Tensor:
-    """All gradients of a bucket in one new vector; zeros for a parameter without one."""
+    """All gradients of a bucket in one new vector; zeros where there is none."""
     parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
     return torch.cat([part.flatten() for part in parts])
 
@@ -57,7 +57,7 @@ def set_gradients(bucket: list[nn.Parameter], flat: torch.Tensor) -> None:
 
 
 def all_reduce_gradients(model: nn.Module, bucket_bytes: int = 25 * 2**20) -> None:
-    """Every gradient becomes its mean over all processes: one message for each bucket."""
+    """Each gradient becomes its mean over all processes: one message per bucket."""
     for bucket in bucket_gradients(model.parameters(), bucket_bytes):
         flat = flat_gradients(bucket)
         dist.all_reduce(flat)
