@@ -181,9 +181,9 @@ class StaysSilentAfterAnError(DataParallel):
 
 class FromTheLastRank(DataParallel):
     def __init__(self, module, bucket_bytes=25 * 2**20):
-        super().__init__(module, bucket_bytes)
         for p in module.parameters():
             dist.broadcast(p.detach(), src=dist.get_world_size() - 1)
+        super().__init__(module, bucket_bytes)
 
 
 def forward_outside(model, batches, optimizer, *, accumulation=1, max_norm=1.0):
