@@ -52,7 +52,7 @@ def flat_gradients(bucket: list[nn.Parameter]) -> torch.Tensor:
 def set_gradients(bucket: list[nn.Parameter], flat: torch.Tensor) -> None:
     """The reverse: the pieces of flat become the gradients of the bucket."""
     pieces = flat.split([p.numel() for p in bucket])
-    for p, piece in zip(bucket, pieces):
+    for p, piece in zip(bucket, pieces, strict=True):
         p.grad = piece.view_as(p)
 
 
@@ -118,9 +118,9 @@ class DataParallel(nn.Module):
         """Backward is complete: start what is left, wait for all, set the gradients."""
         while len(self.started) < len(self.buckets):
             self.start_message()
-        for bucket, (flat, work) in zip(self.buckets, self.started):
+        for number, (flat, work) in enumerate(self.started):
             work.wait()
-            set_gradients(bucket, flat / dist.get_world_size())
+            set_gradients(self.buckets[number], flat / dist.get_world_size())
         self.missing = None
 
 
