@@ -257,6 +257,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("a parameter that rank 1 did not use", 2, three, 60, absent=((1, 1),))
     mixed = ["float32", "float64", "float64", "float32"]
     yield case("frozen ones and two dtypes", 2, [*three, (5,)], None, mixed, frozen=(1,))
+    yield case("one process alone", 1, [(2,), (1, 3)], 1000)
 
 
 def _average(rank, world_size, packed, bucket_bytes, *made):
@@ -395,6 +396,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("three processes, layers used in another order", 3, (2, 3, 4), 110, twice, swapped=True)
     yield case("a layer that rank 1 leaves out", 2, (3, 3, 2), 1, [(True, (1,)), (True, ()), (True, (0,))])
     yield case("no_sync", 2, (4, 2, 3), None, [(False, (0,)), (False, ()), (True, ()), (False, ())])
+    yield case("one process alone, in no_sync", 1, (2, 3, 2), 100, [(False, ())])
 
 
 def _parallel(rank, world_size, packed, net, bucket_bytes, passes):
@@ -740,6 +742,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("three micro-batches", 2, 1, 4, 3, 1e3, 2)
     yield case("three processes, clipped", 3, 2, 3, 2, 0.05, 2)
     yield case("the usual options", 2, 2, 5, None, None, 2)
+    yield case("one process alone, no step yet", 1, 2, 3, 1, 1e3, 0)
 
 
 def _stepping(rank, world_size, packed, B, T, options, steps, seed):
