@@ -228,8 +228,9 @@ def generation(new: int = 64) -> list[dict]:
 def _same_models():
     """Our GPT and transformers' GPT-2 of the same size with the same weights, in eval mode."""
     import torch
-    from groundup.gpt2.weights import from_huggingface
     from transformers import GPT2Config, GPT2LMHeadModel
+
+    from groundup.gpt2.weights import from_huggingface
 
     torch.manual_seed(0)
     sizes = {"n_layer": 4, "n_head": 4, "n_embd": 256, "n_positions": 256, "vocab_size": 4096}
