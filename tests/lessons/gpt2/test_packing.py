@@ -219,27 +219,6 @@ WRONG = {
                         pairs.add((i, j))
             return pairs
         """,
-        # all pairs are compared, row by row and column by column, in NumPy
-        """
-        def candidate_pairs(signatures, bands):
-            pairs = set()
-            for band in np.split(signatures, bands, axis=1):
-                for i in range(len(band)):
-                    same = (band[i + 1 :] == band[i]).all(axis=1).nonzero()[0]
-                    pairs |= {(i, i + 1 + j) for j in same.tolist()}
-            return pairs
-        """,
-        """
-        def candidate_pairs(signatures, bands):
-            pairs, n = set(), len(signatures)
-            for band in np.split(signatures, bands, axis=1):
-                same = np.ones((n, n), bool)
-                for column in band.T:
-                    same &= column[:, None] == column
-                i, j = np.nonzero(np.triu(same, 1))
-                pairs |= set(zip(i.tolist(), j.tolist()))
-            return pairs
-        """,
         # both ways round
         """
         def candidate_pairs(signatures, bands):
@@ -378,6 +357,7 @@ def test_right_answers_pass(name):
         assert result.passed, result.message
 
 
+BANDS = "    for band in np.split(signatures, bands, axis=1):\n"
 # A learner's slip, as an edit of the course's version, and what the reply must say or the mistake that it must name.
 SLIPS = [
     ("pack", "-lengths[k]", "lengths[k]", "shortest_first"),
@@ -388,6 +368,12 @@ SLIPS = [
     ("minhash_signature", ".min(axis=1)", ".min(axis=0)", "over_the_functions"),
     ("minhash_signature", " + b[:, None]", "", "forgot_the_offset"),
     ("candidate_pairs", "return pairs", "pass", "NoneType"),
+    (
+        "candidate_pairs",
+        f"{BANDS}        buckets = {{}}\n",
+        f"    buckets = {{}}\n{BANDS}",
+        "one_dict_for_all_bands",
+    ),
     ("packed_attention", "[:, None]", "", "masks_of_other_rows"),
     ("packed_attention", "[:, None]", "[:, None].to(q.dtype)", "added_ones_and_zeros"),
 ]
