@@ -321,7 +321,7 @@ def _gradient(parameters) -> torch.Tensor:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-checkpoint_blocks = Exercise("gpt2.speed.checkpoint_blocks")
+checkpoint_blocks = Exercise("gpt2.speed.checkpoint_blocks", seconds=20.0)
 checkpoint_blocks.agree(by_name)
 
 
@@ -515,7 +515,7 @@ def every_other_block(model):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-pad_vocabulary = Exercise("gpt2.speed.pad_vocabulary")
+pad_vocabulary = Exercise("gpt2.speed.pad_vocabulary", seconds=20.0)
 pad_vocabulary.agree(by_name)
 
 
