@@ -107,7 +107,7 @@ def training_step(
     accumulation: int = 1,
     max_norm: float = 1.0,
     autocast: torch.dtype | None = None,
-    scaler: torch.amp.GradScaler | None = None,
+    scaler: object | None = None,
 ) -> tuple[float, float]:
     """One step of the optimizer on `accumulation` batches, as if they were one batch.
 
