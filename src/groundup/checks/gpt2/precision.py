@@ -350,7 +350,6 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case(
         "good, good, good, overflow, good, good", [".", ".", ".", "1inf", ".", "."], value=8.0, interval=2
     )
-    yield case("one good step", ["."], interval=5)
     yield case("a scale of 1", [".", "."], value=1.0, interval=5)
     yield case("overflow at a scale of 1", ["0inf", ".", "2nan", "."], value=1.0)
     yield case("a single group", [".", ".", ".", "0inf", "."], groups=1)
@@ -358,10 +357,9 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("inf in the first parameter", [".", "0inf", ".", "."])
     yield case("inf in the middle", [".", "1inf", ".", "."])
     yield case("inf in the second group", [".", "2inf", ".", "."])
-    yield case("minus inf", [".", "1-inf", "."])
     yield case("nan", [".", "0nan", ".", "2nan", "."])
     yield case("large, but finite", [".", "01e25", "2-1e25", "."])
-    yield case("overflow at once, and again", ["0inf", "1inf", ".", "."])
+    yield case("overflow at once, and again", ["0inf", "1-inf", ".", "."])
     yield case("an overflow begins the count anew", [".", ".", "1inf", ".", ".", ".", ".", ".", "."])
     yield case("growth, and growth again", ["."] * 9, interval=4)
     yield case("growth at every step", ["."] * 4, interval=1)
@@ -386,9 +384,9 @@ def _run(scaler, gradients, by_caller, groups):
         if finite:
             grads = ["None" if weight.grad is None else weight.grad.clone() for weight in weights]
         scaler.update()
-        state = {"steps": optimizer.steps, "scale": float(scaler.get_scale()), "gradients": grads}
-        seen.append(state | {"weights": [weight.detach().clone() for weight in weights]})
-    return {"after each step": seen, "unused": unused.grad is None and bool((unused == 1).all())}
+        seen.append({"steps": optimizer.steps, "scale": float(scaler.get_scale()), "gradients": grads})
+    unused = unused.grad is None and bool((unused == 1).all())
+    return {"after each step": seen, "weights": [weight.detach() for weight in weights], "unused": unused}
 
 
 @LossScaler.observe
@@ -416,10 +414,10 @@ def _(got, expected):
             return f"In step {k}, the gradients after unscaling are wrong: {said}"
         if ours["steps"] != theirs["steps"]:
             return f"After {k} calls of step, the optimizer made {ours['steps']} steps, expected {theirs['steps']}."
-        if said := compare(ours["weights"], theirs["weights"]):
-            return f"After step {k}, the weights are wrong: {said}"
-        if compare(ours["scale"], theirs["scale"]):
+        if not math.isclose(ours["scale"], theirs["scale"]):
             return f"After step {k}, the scale is {ours['scale']:g}, expected {theirs['scale']:g}."
+    if said := compare(got["weights"], expected["weights"]):
+        return f"After all steps, the weights are wrong: {said}"
     return compare(got["unused"], expected["unused"])
 
 
