@@ -350,6 +350,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case(
         "good, good, good, overflow, good, good", [".", ".", ".", "1inf", ".", "."], value=8.0, interval=2
     )
+    yield case("one good step", ["."], interval=5)
     yield case("a scale of 1", [".", "."], value=1.0, interval=5)
     yield case("overflow at a scale of 1", ["0inf", ".", "2nan", "."], value=1.0)
     yield case("a single group", [".", ".", ".", "0inf", "."], groups=1)
@@ -492,26 +493,6 @@ class judged_by_the_norm(_Scaler):
 
     def bad(self, grad):
         return not bool((grad**2).sum().isfinite())
-
-
-@LossScaler.mistake
-class a_step_too_late(_Scaler):
-    """Your scale grows one good step too late: it grows with step number growth_interval, not with the one after it."""
-
-    def update(self):
-        self.interval += 1
-        super().update()
-        self.interval -= 1
-
-
-@LossScaler.mistake
-class left_out_step_is_counted(_Scaler):
-    """You count a left-out step as a good one. Good steps must be in a row: after an overflow the count is 0."""
-
-    def overflowed(self):
-        self.value, self.count = self.value * self.backoff, self.count + 1
-        if self.count >= self.interval:
-            self.value, self.count = self.value * self.growth, 0
 
 
 @LossScaler.mistake
