@@ -49,7 +49,7 @@ def round_to_format(x: torch.Tensor, exponent_bits: int, mantissa_bits: int) -> 
 class LossScaler:
     """Loss scaling with a scale that finds its own size.
 
-    value: the scale. good_steps: steps in a row without inf or nan, since it changed.
+    value: the scale. good_steps: good steps in a row since the scale last changed.
     overflowed: None before this step's gradients are unscaled, then True or False.
     Stands for torch.amp.GradScaler with a single optimizer.
     """

@@ -62,13 +62,9 @@ def test_bits_put_together_are_the_number(dtype):
     assert torch.equal(whole, patterns % 2 ** (1 + e + m))
 
 
-class Drop(LossScaler, torch.amp.GradScaler):
-    """Ours, for a signature that asks for PyTorch's."""
-
-
 def test_the_scaler_serves_a_training_step():
     tokens, ends = torch.arange(60) % 4, []
-    for scaler in (Drop(2.0**8), torch.amp.GradScaler("cpu", init_scale=2.0**8), None):
+    for scaler in (LossScaler(2.0**8), torch.amp.GradScaler("cpu", init_scale=2.0**8), None):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Embedding(4, 6), nn.Linear(6, 4))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
@@ -230,6 +226,23 @@ class Doubles(LossScaler):
         super().__init__(value, growth_interval=growth_interval)
 
 
+class JudgedByTheNorm(LossScaler):
+    """The norm of large finite numbers overflows, too."""
+
+    def unscale_(self, optimizer):
+        super().unscale_(optimizer)
+        grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        self.overflowed = not all(grad.norm().isfinite() for grad in grads)
+
+
+class Clears(LossScaler):
+    """Forgets the gradients after the step: the caller may still look at them."""
+
+    def step(self, optimizer):
+        super().step(optimizer)
+        optimizer.zero_grad()
+
+
 class Zeroes(LossScaler):
     """Makes the step without the bad gradients, instead of leaving it out: momentum goes on."""
 
@@ -268,6 +281,20 @@ def clipped_one_by_one(loss, parameters, optimizer, scaler, max_norm=1.0):
     return norm.item()
 
 
+def scaled_when_it_is_too_late(loss, parameters, optimizer, scaler, max_norm=1.0):
+    """What is too small for float16 was lost in backward."""
+    optimizer.zero_grad()
+    loss.backward()
+    factor = scaler.scale(torch.tensor(1.0))
+    for parameter in parameters:
+        parameter.grad *= factor
+    scaler.unscale_(optimizer)
+    norm = nn.utils.clip_grad_norm_(parameters, max_norm)
+    scaler.step(optimizer)
+    scaler.update()
+    return norm.item()
+
+
 def bound_of_one(loss, parameters, optimizer, scaler, max_norm=1.0):
     return scaled_step(loss, parameters, optimizer, scaler, 1.0)
 
@@ -281,9 +308,12 @@ def bound_of_one(loss, parameters, optimizer, scaler, max_norm=1.0):
         ("round_to_format", rounded_in_place),
         ("LossScaler", CountOfTheClass),
         ("LossScaler", Doubles),
+        ("LossScaler", JudgedByTheNorm),
+        ("LossScaler", Clears),
         ("LossScaler", Zeroes),
         ("scaled_step", always_clipped),
         ("scaled_step", clipped_one_by_one),
+        ("scaled_step", scaled_when_it_is_too_late),
         ("scaled_step", bound_of_one),
     ],
 )
@@ -302,3 +332,36 @@ def test_what_the_draft_is_told():
 
     assert grade("gpt2.precision.scaled_step", draft, seed=3).mistake == "clipped_before_unscaling"
     assert set(precision.__all__) == {"FORMATS", "LossScaler", "float_bits", "round_to_format", "scaled_step"}
+
+
+def gap_of_a_whole_exponent(x, exponent_bits, mantissa_bits):
+    bias = 2 ** (exponent_bits - 1) - 1
+    p = (torch.frexp(x).exponent - 1).clamp(min=1 - bias)
+    gap = 2.0 ** (p - mantissa_bits)
+    rounded = (x / gap).round() * gap
+    largest = (2 - 2.0**-mantissa_bits) * 2.0**bias
+    return torch.where(rounded.abs() > largest, rounded * math.inf, rounded).to(x.dtype)
+
+
+def bits_with_a_negative_sign(x):
+    sign, exponent, mantissa = float_bits(x)
+    return -sign, exponent, mantissa
+
+
+class NeverFalse(LossScaler):
+    def unscale_(self, optimizer):
+        super().unscale_(optimizer)
+        self.overflowed = self.overflowed or None
+
+
+@pytest.mark.parametrize(
+    ("name", "obj", "mistake"),
+    [
+        ("float_bits", bits_with_a_negative_sign, "sign_by_shifting"),
+        ("round_to_format", gap_of_a_whole_exponent, "gap_in_float32"),
+        ("LossScaler", NeverFalse, "divided_twice"),
+        ("scaled_step", scaled_when_it_is_too_late, "scaled_after_backward"),
+    ],
+)
+def test_what_common_slips_are_told(name, obj, mistake):
+    assert grade(f"gpt2.precision.{name}", obj, seed=1).mistake == mistake

@@ -93,6 +93,22 @@ def sign_as_plus_or_minus_one(x):
 
 
 @float_bits.mistake
+def sign_by_shifting(x):
+    """Your sign is 0 or -1: `>>` fills up with copies of the first bit, and all ones mean -1. In memory the sign is one bit, 0 or 1."""
+    sign, exponent, mantissa = _fields(x)
+    return -sign, exponent, mantissa
+
+
+@float_bits.mistake
+def absolute_value_of_the_whole_number(x):
+    """You take the whole number's absolute value to be rid of its sign. That changes its other bits, too: -1 is all ones. Leave it as it is, and cut the fields out with `&`."""
+    sign, _, _ = _fields(x)
+    e, m = FIELDS[x.dtype]
+    whole = x.view(WHOLE[x.dtype]).long().abs()
+    return sign, (whole >> m) & (2**e - 1), whole & (2**m - 1)
+
+
+@float_bits.mistake
 def sign_by_comparing_with_zero(x):
     """You find the sign by x < 0. Then -0 has none, and nan never, though both have the bit. Look at the whole number instead."""
     _, exponent, mantissa = _fields(x)
@@ -193,6 +209,8 @@ def _rounded(x, e, m, wrong=""):
     if wrong != "no subnormals":
         p = p.clamp(min=1 - bias)
     gap = 2.0 ** (p.double() - m)
+    if wrong == "gap in float32":
+        gap = gap.float().double()
     steps = wide / gap
     if wrong == "cut":
         steps = steps.trunc()
@@ -267,6 +285,12 @@ def exponent_by_a_logarithm(x, exponent_bits, mantissa_bits):
 
 
 @round_to_format.mistake
+def gap_in_float32(x, exponent_bits, mantissa_bits):
+    """Your gap is float32, as 2.0 to the power of whole numbers is. For a very large float64 it becomes inf, and inf times 0 is nan. Make the exponent float64 first."""
+    return _rounded(x, exponent_bits, mantissa_bits, "gap in float32")
+
+
+@round_to_format.mistake
 def rounded_twice(x, exponent_bits, mantissa_bits):
     """You round float64 to float32 first. What is a little off halfway then lands on it, and the second rounding goes the wrong way. Compute in float64."""
     return _rounded(x, exponent_bits, mantissa_bits, "float32")
@@ -334,9 +358,9 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("inf in the first parameter", [".", "0inf", ".", "."])
     yield case("inf in the middle", [".", "1inf", ".", "."])
     yield case("inf in the second group", [".", "2inf", ".", "."])
-    yield case("minus inf", [".", "1-inf", "."])
     yield case("nan", [".", "0nan", ".", "2nan", "."])
-    yield case("overflow at once, and again", ["0inf", "1inf", ".", "."])
+    yield case("large, but finite", [".", "01e25", "2-1e25", "."])
+    yield case("overflow at once, and again", ["0inf", "1-inf", ".", "."])
     yield case("an overflow begins the count anew", [".", ".", "1inf", ".", ".", ".", ".", ".", "."])
     yield case("growth, and growth again", ["."] * 9, interval=4)
     yield case("growth at every step", ["."] * 4, interval=1)
@@ -357,11 +381,13 @@ def _run(scaler, gradients, by_caller, groups):
         if by_caller:
             scaler.unscale_(optimizer)
         scaler.step(optimizer)
-        grads = [weight.grad.clone() for weight in weights] if finite else None
+        grads = None
+        if finite:
+            grads = ["None" if weight.grad is None else weight.grad.clone() for weight in weights]
         scaler.update()
-        state = {"steps": optimizer.steps, "scale": float(scaler.get_scale()), "gradients": grads}
-        seen.append(state | {"weights": [weight.detach().clone() for weight in weights]})
-    return {"after each step": seen, "unused": unused.grad is None and bool((unused == 1).all())}
+        seen.append({"steps": optimizer.steps, "scale": float(scaler.get_scale()), "gradients": grads})
+    unused = unused.grad is None and bool((unused == 1).all())
+    return {"after each step": seen, "weights": [weight.detach() for weight in weights], "unused": unused}
 
 
 @LossScaler.observe
@@ -383,15 +409,16 @@ def _(got, expected):
     for k, (ours, theirs) in enumerate(
         zip(got["after each step"], expected["after each step"], strict=True), 1
     ):
-        if compare(ours.get("gradients"), theirs.get("gradients")):
-            said = compare(ours.get("gradients"), theirs.get("gradients"))
+        if any(isinstance(gradient, str) for gradient in ours["gradients"] or ()):
+            return f"In step {k}, a gradient is None after `step`: leave the gradients to the caller."
+        if said := compare(ours["gradients"], theirs["gradients"]):
             return f"In step {k}, the gradients after unscaling are wrong: {said}"
         if ours["steps"] != theirs["steps"]:
             return f"After {k} calls of step, the optimizer made {ours['steps']} steps, expected {theirs['steps']}."
-        if said := compare(ours["weights"], theirs["weights"]):
-            return f"After step {k}, the weights are wrong: {said}"
-        if compare(ours["scale"], theirs["scale"]):
+        if not math.isclose(ours["scale"], theirs["scale"]):
             return f"After step {k}, the scale is {ours['scale']:g}, expected {theirs['scale']:g}."
+    if said := compare(got["weights"], expected["weights"]):
+        return f"After all steps, the weights are wrong: {said}"
     return compare(got["unused"], expected["unused"])
 
 
@@ -450,6 +477,22 @@ class _Scaler:
 
     def get_scale(self):
         return self.value
+
+
+@LossScaler.mistake
+class divided_twice(_Scaler):
+    """If the caller has called `unscale_`, your `step` divides by the scale again. `overflowed` must be False, not None, once the gradients are unscaled and good."""
+
+    def verdict(self, bad):
+        return any(bad) or None
+
+
+@LossScaler.mistake
+class judged_by_the_norm(_Scaler):
+    """You judge by the gradient's norm or its squares. The square of a large number overflows although the number is finite: ask every number itself."""
+
+    def bad(self, grad):
+        return not bool((grad**2).sum().isfinite())
 
 
 @LossScaler.mistake
@@ -555,12 +598,12 @@ class step_not_forgotten(_Scaler):
 
 @scaled_step.cases
 def _(rng: np.random.Generator) -> Iterator[Case]:
-    def case(label, *, scale=256.0, max_norm=1.0, size=3.0, overflow=(), leftover=0.0, steps=3):
-        gradients = [torch.tensor(rng.normal(size=(steps, n)) * size, dtype=torch.float32) for n in (4, 3)]
+    def case(label, *, scale=256.0, max_norm=1.0, size=3.0, overflow=(), leftover=0.0, steps=3, share=1.0):
+        gradients = [torch.tensor(rng.normal(size=(steps, n)) * size).half().float() for n in (4, 3)]
         for k in overflow:
             gradients[1][k, 1] = math.inf
         return Case(
-            label, gradients=gradients, scale=scale, max_norm=max_norm, leftover=leftover,
+            label, gradients=gradients, scale=scale, max_norm=max_norm, leftover=leftover, share=share,
         )  # fmt: skip
 
     yield case("one step that is clipped", steps=1)
@@ -573,17 +616,22 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("a scale below 1", scale=0.125, max_norm=2.0)
     yield case("the second of three steps overflows", overflow=(1,), max_norm=0.5)
     yield case("the first step overflows", overflow=(0,), size=0.02)
+    yield case("too small for float16 without the scale", scale=2.0**20, share=2.0**-26)
 
 
 @scaled_step.observe
-def _(obj, gradients, scale, max_norm, leftover):
+def _(obj, gradients, scale, max_norm, leftover, share):
     weights = [nn.Parameter(torch.full((part.shape[1],), 0.5)) for part in gradients]
     optimizer, said = _Momentum(weights[:1], weights[1:]), []
     scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=2)
     for weight in weights:
         weight.grad = torch.full_like(weight, leftover) if leftover else None
     for parts in zip(*gradients, strict=True):
-        loss = sum((weight * part).sum() for weight, part in zip(weights, parts, strict=True))
+        dtype = torch.float32 if share == 1 else torch.float16  # in which gradients are passed on
+        terms = [
+            (weight.to(dtype) * part.to(dtype)).float() for weight, part in zip(weights, parts, strict=True)
+        ]
+        loss = sum(term.sum() for term in terms) * share
         norm = obj(loss, weights, optimizer, scaler, max_norm)
         if not isinstance(norm, float):
             return f"You must return a plain float (use .item()), not a {type(norm).__name__}."
@@ -596,12 +644,12 @@ def _(obj, gradients, scale, max_norm, leftover):
 
 
 @scaled_step.oracle
-def _(gradients, scale, max_norm, leftover):
+def _(gradients, scale, max_norm, leftover, share):
     weights = [torch.full((part.shape[1],), 0.5, dtype=torch.float64) for part in gradients]
     moved = [torch.zeros_like(weight) for weight in weights]
     said, good, steps = [], 0, 0
     for parts in zip(*gradients, strict=True):
-        parts = [part.double() for part in parts]
+        parts = [part.double() * share for part in parts]
         norm = math.sqrt(sum(float((part**2).sum()) for part in parts))
         if math.isfinite(norm):
             steps, good = steps + 1, good + 1
@@ -627,7 +675,8 @@ def _(got, expected):
             return f"After step {k}, the scaler's scale is {ours['scale']:g}, expected {theirs['scale']:g}."
     if got["steps"] != expected["steps"]:
         return f"The optimizer made {got['steps']} steps, expected {expected['steps']}."
-    return compare(got["weights"], expected["weights"])
+    said = compare(got["weights"], expected["weights"])
+    return said and f"The weights after all steps are wrong: {said}"
 
 
 def _scaled(loss, parameters, optimizer, scaler, max_norm, wrong=""):
@@ -635,7 +684,10 @@ def _scaled(loss, parameters, optimizer, scaler, max_norm, wrong=""):
     if wrong != "not cleared":
         optimizer.zero_grad()
     scaled = scaler.scale(loss)
-    (loss if wrong == "not scaled" else scaled).backward()
+    (loss if wrong in ("not scaled", "scaled late") else scaled).backward()
+    if wrong == "scaled late":
+        for parameter in parameters:
+            parameter.grad *= scaler.get_scale()
     if wrong == "clipped before":
         norm = nn.utils.clip_grad_norm_(parameters, max_norm)
         scaler.unscale_(optimizer)
@@ -678,6 +730,12 @@ def not_clipped(loss, parameters, optimizer, scaler, max_norm=1.0):
 def loss_not_scaled(loss, parameters, optimizer, scaler, max_norm=1.0):
     """You go backward from the loss itself, and then divide by the scale all the same. Go backward from scaler.scale(loss)."""
     return _scaled(loss, parameters, optimizer, scaler, max_norm, "not scaled")
+
+
+@scaled_step.mistake
+def scaled_after_backward(loss, parameters, optimizer, scaler, max_norm=1.0):
+    """You scale the gradients after backward, when what is too small for float16 is already 0. Go backward from scaler.scale(loss)."""
+    return _scaled(loss, parameters, optimizer, scaler, max_norm, "scaled late")
 
 
 @scaled_step.mistake
