@@ -149,8 +149,7 @@ def train_rank(
     made = optimizer(parameter_groups(model, 0.1))
     history, losses = [], []
     for k in range(n_steps + 1):
-        parts = [p.detach().flatten() for p in model.parameters()]
-        history.append(torch.cat(parts))
+        history.append(nn.utils.parameters_to_vector(model.parameters()).detach())
         if k < n_steps:
             losses.append(step(model, batches, made)[0])
     return torch.stack(history), losses
