@@ -78,13 +78,14 @@ class DataParallel(nn.Module):
         self.started = []  # a pair (flat, work) for each message of this backward
         self.message_bytes = []
         for number, bucket in enumerate(self.buckets):
-            hook = functools.partial(self.gradient_ready, number)  # number comes first
+            hook = functools.partial(self.gradient_ready, number)
             for parameter in bucket:
                 parameter.register_post_accumulate_grad_hook(hook)
         for parameter in module.parameters():
             dist.broadcast(parameter.detach(), src=0)
 
     def forward(self, *inputs):
+        self.missing = None  # counts that a failed backward may have left
         return self.module(*inputs)
 
     @contextlib.contextmanager
@@ -148,8 +149,7 @@ def train_rank(
     made = optimizer(parameter_groups(model, 0.1))
     history, losses = [], []
     for k in range(n_steps + 1):
-        parts = [p.detach().flatten() for p in model.parameters()]
-        history.append(torch.cat(parts))
+        history.append(nn.utils.parameters_to_vector(model.parameters()).detach())
         if k < n_steps:
             losses.append(step(model, batches, made)[0])
     return torch.stack(history), losses

@@ -1,6 +1,7 @@
 """Checks for the lesson gpt2.ddp: real gloo processes, whose messages are counted on the way."""
 
 import contextlib
+import sys
 from collections.abc import Iterator
 
 import cloudpickle
@@ -11,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from groundup.check import Case, Exercise, compare
-from groundup.check.processes import run_workers
+from groundup.check.processes import WorkerError, run_workers
 
 bucket_gradients = Exercise("gpt2.ddp.bucket_gradients")
 all_reduce_gradients = Exercise("gpt2.ddp.all_reduce_gradients", workers=True, seconds=90.0)
@@ -49,25 +50,57 @@ class _Wire:
         self.messages.append(tensor.numel())
         self.started.append(self.ready)
         self.blocking.append(not async_op)
-        work = self.real(tensor, op, group, async_op)
-        return _Work(work, self) if async_op else work
+        if not async_op:
+            return self.real(tensor, op, group, False)
+        copy = tensor.detach().clone()
+        return _Work(self.real(copy, op, group, True), tensor, copy, self)
 
 
 class _Work:
-    def __init__(self, work, wire):
-        self.work, self.wire = work, wire
+    """The sum stands in the tensor only after a wait: else a small message is there by luck."""
+
+    def __init__(self, work, tensor, copy, wire):
+        self.work, self.tensor, self.copy, self.wire = work, tensor, copy, wire
 
     def wait(self, *args):
         self.wire.waits.append(self.wire.ready)
-        return self.work.wait(*args)
+        done = self.work.wait(*args)
+        if self.copy is not None:
+            self.tensor.detach().copy_(self.copy)
+            self.copy = None
+        return done
+
+    def get_future(self):
+        return self
+
+    def is_completed(self):
+        return self.work.is_completed() and self.wait()
+
+    def value(self):
+        return [self.tensor]
+
+    result = value
 
     def __getattr__(self, name):
         return getattr(self.work, name)
 
 
 def _in_processes(worker, ranks, obj, *args):
-    # As bytes: it is unpacked in the worker after dist.all_reduce was replaced.
-    return run_workers(worker, ranks, cloudpickle.dumps(obj), *args, seconds=SECONDS)
+    # By value: to import this module would take a worker ten times as long as its work.
+    this = sys.modules[__name__]
+    cloudpickle.register_pickle_by_value(this)
+    try:
+        # As bytes: it is unpacked in the worker after dist.all_reduce was replaced.
+        return run_workers(worker, ranks, cloudpickle.dumps(obj), *args, seconds=SECONDS)
+    except WorkerError as error:
+        if "gloo" not in str(error):
+            raise
+        raise WorkerError(
+            "the processes' messages do not fit together: one process sends more of them than another, or other "
+            "sizes. Every process must send the same messages in the same order, also if it did not use a layer"
+        ) from None
+    finally:
+        cloudpickle.unregister_pickle_by_value(this)
 
 
 def _cut(parameters, bucket_bytes):
@@ -114,7 +147,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("all in one", [(3, 2), (4,), (2, 5)], 25 * 2**20, generator=True)
     yield case("one byte for a bucket", [(3, 2), (4,), (2, 5)], 1)
     yield case("frozen ones between", [(3, 2), (4,), (2, 5), (6,)], 64, frozen=(1, 3), generator=True)
-    mixed = ["float32", "float64", "float64", "bfloat16", "float32", "float32"]
+    mixed = ["float32", "float64", "float64", "bfloat16", "float16", "float32"]
     yield case("several dtypes", [(3,), (4,), (2,), (6,), (5,), (2, 2)], 1000, mixed)
     yield case("float64", [(3, 2), (4,), (2, 5), (7,)], 96, ["float64"] * 4)
     yield case("all frozen", [(3,), (2,)], 96, frozen=(0, 1))
@@ -271,6 +304,7 @@ def _average(rank, world_size, packed, bucket_bytes, *made):
         "parameters": [p.detach() for p in after],
         "gradients": [p.grad for p in after],
         "the same parameter objects": all(p is q for p, q in zip(after, before, strict=True)),
+        "train mode": model.training,
     }
 
 
@@ -289,7 +323,7 @@ def _(ranks, shapes, dtypes, frozen, absent, bucket_bytes, seed):
     cut = _cut(every[0], bucket_bytes or 25 * 2**20)
     seen = {"messages": [sum(p.nelement() for p in bucket) for bucket in cut]}
     seen |= {"parameters": [p.detach() for p in every[0]], "gradients": gradients}
-    return [seen | {"the same parameter objects": True}] * ranks
+    return [seen | {"the same parameter objects": True, "train mode": True}] * ranks
 
 
 all_reduce_gradients.agree(
@@ -396,7 +430,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("three processes, layers used in another order", 3, (2, 3, 4), 110, twice, swapped=True)
     yield case("a layer that rank 1 leaves out", 2, (3, 3, 2), 1, [(True, (1,)), (True, ()), (True, (0,))])
     yield case("no_sync", 2, (4, 2, 3), None, [(False, (0,)), (False, ()), (True, ()), (False, ())])
-    yield case("one process alone, in no_sync", 1, (2, 3, 2), 100, [(False, ())])
+    yield case("one process alone, in no_sync first", 1, (2, 3, 2), 100, [(False, ()), (True, ())])
 
 
 def _parallel(rank, world_size, packed, net, bucket_bytes, passes):
@@ -616,6 +650,27 @@ class waits_at_once(_Parallel):
 
 
 @DataParallel.mistake
+class never_waits(_Parallel):
+    """You read a message's vector before its work is waited for. Until then the sum need not stand in it, and what you take are this process's own numbers."""
+
+    def collect(self, work):
+        pass
+
+
+@DataParallel.mistake
+class unfilled_ones_not_sent(_Parallel):
+    """You send no bucket of which a gradient did not come. Another process may have used that layer and waits for this message: in finish, start all that were not started."""
+
+    def finish(self):
+        for k, (flat, work) in self.under_way.items():
+            work.wait()
+            bucket = self.buckets[k]
+            for p, piece in zip(bucket, self.mean(flat).split([p.nelement() for p in bucket]), strict=True):
+                p.grad = piece.reshape(p.shape)
+        self.waiting = None
+
+
+@DataParallel.mistake
 class all_at_the_end(_Parallel):
     """You start all messages when backward is complete, so nothing overlaps. Start each as soon as its bucket is full."""
 
@@ -667,6 +722,7 @@ class _Averaged(nn.Module):
     def __init__(self, module):
         super().__init__()
         self.module, self.on, self.exchanges, self.average = module, True, 0, dist.all_reduce
+        self.gradients = 0
         self.planned = self.queued = False
         for p in module.parameters():
             p.register_post_accumulate_grad_hook(self.arrived)
@@ -685,6 +741,7 @@ class _Averaged(nn.Module):
             self.on = before
 
     def arrived(self, p):
+        self.gradients += 1
         if self.planned and not self.queued:
             self.queued = True
             torch.autograd.Variable._execution_engine.queue_callback(self.finish)
@@ -742,7 +799,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("three micro-batches", 2, 1, 4, 3, 1e3, 2)
     yield case("three processes, clipped", 3, 2, 3, 2, 0.05, 2)
     yield case("the usual options", 2, 2, 5, None, None, 2)
-    yield case("one process alone, no step yet", 1, 2, 3, 1, 1e3, 0)
+    yield case("one process alone", 1, 2, 3, 2, 1e3, 1)
 
 
 def _stepping(rank, world_size, packed, B, T, options, steps, seed):
@@ -765,6 +822,7 @@ def _stepping(rank, world_size, packed, B, T, options, steps, seed):
         seen["parameters"].append([p.detach().clone() for p in words.parameters()])
         seen["exchanges"].append(model.exchanges - before)
     seen |= {"batches taken": batches.taken, "steps of the optimizer": optimizer.steps}
+    seen["backwards"] = model.gradients // len(optimizer.parameters)
     return seen | {"train mode": words.training, "synchronises": model.on}
 
 
@@ -792,6 +850,7 @@ def _(ranks, B, T, options, steps, seed):
         seen["parameters"].append([p.detach().clone() for p in parameters])
         seen["returned"].append({"loss": loss.item(), "norm": norm})
     seen |= {"batches taken": steps * accumulation, "steps of the optimizer": steps}
+    seen["backwards"] = steps * accumulation
     return [seen | {"train mode": True, "synchronises": True}] * ranks
 
 
@@ -801,6 +860,8 @@ distributed_step.agree(
             "exchanges": "the gradients should be exchanged exactly once in each step. (Forward and backward both "
             "stand inside no_sync.)",
             "synchronises": "after the step no_sync is still on: use it in a with statement.",
+            "backwards": "each micro-batch has a forward and a backward of its own: together they need the memory "
+            "that accumulation saves.",
             "batches taken": "the number of batches taken from the loader is not accumulation for each step.",
         }
     )
