@@ -19,7 +19,7 @@ from ci.lesson import ROOT, lessons, read_notebook
 # No jupytext, no nbgrader, no triton: Colab has none of them.
 COLAB = (
     "ipython==7.34.0", "ipywidgets==7.7.1", "ipykernel==6.17.1", "jupyter-client==7.4.9", "numpy==2.1.3",
-    "plotly==5.24.1", "networkx>=3.4", "nbformat>=5.10", "nbclient>=0.10", "scikit-learn", "rich>=13.7", "typer>=0.15", "transformers>=4.56", "tiktoken",
+    "plotly==5.24.1", "networkx>=3.4", "nbformat>=5.10", "nbclient>=0.10", "scikit-learn", "rich>=13.7", "typer>=0.15", "transformers>=4.56", "tiktoken", "datasets>=4.0",
 )  # fmt: skip
 TORCH = "torch==2.13.0"
 SETUPTOOLS = "setuptools<81"  # IPython 7.34 imports what later versions dropped
