@@ -196,6 +196,20 @@ WRONG = {
             if n:
                 yield buffer[:n]
         """,
+        # hands out the rest of a stream that broke off
+        """
+        def token_shards(documents, *, encode, end_of_text, shard_size):
+            waiting = array("H")
+            try:
+                for document in documents:
+                    waiting.extend([*encode(document), end_of_text])
+                    while len(waiting) >= shard_size:
+                        yield np.array(waiting[:shard_size])
+                        waiting = waiting[shard_size:]
+            finally:
+                if waiting:
+                    yield np.array(waiting)
+        """,
     ],
     "ShardedTokens": [
         # guesses that all shards are as long as the first
@@ -207,6 +221,34 @@ WRONG = {
                 n = len(self.shards[0])
                 flat = [self.shards[p // n][p % n] for p in places.flatten().tolist()]
                 return np.array(flat, dtype=self.dtype).reshape(places.shape)
+        """,
+        # no check of the range
+        """
+        class ShardedTokens(ShardedTokens):
+            def __getitem__(self, places):
+                if isinstance(places, slice):
+                    places = np.arange(*places.indices(len(self)))
+                out = np.zeros(places.shape, dtype=self.dtype)
+                number = np.searchsorted(self.ends, places, side="right")
+                for k in np.unique(number[number < len(self.shards)]):
+                    mine = number == k
+                    out[mine] = self.shards[k][places[mine] - self.starts[k]]
+                return out
+        """,
+        # copies each shard that it needs
+        """
+        class ShardedTokens(ShardedTokens):
+            def __getitem__(self, places):
+                if isinstance(places, slice):
+                    places = np.arange(*places.indices(len(self)))
+                if places.size and not 0 <= places.min() <= places.max() < len(self):
+                    raise IndexError("range")
+                out = np.zeros(places.shape, dtype=self.dtype)
+                number = np.searchsorted(self.ends, places, side="right")
+                for k in np.unique(number):
+                    mine = number == k
+                    out[mine] = self.shards[k][:].copy()[places[mine] - self.starts[k]]
+                return out
         """,
     ],
     "produce": [
@@ -257,6 +299,39 @@ WRONG = {
 
             def close(self):
                 self.stopped = True
+        """,
+        # a full queue: asks without a pause
+        """
+        class Prefetcher(Prefetcher):
+            def put(self, kind, value):
+                while not self.stopped.is_set():
+                    try:
+                        self.queue.put_nowait((kind, value))
+                        return True
+                    except queue.Full:
+                        pass
+                return False
+        """,
+        # an empty queue: asks without a pause
+        """
+        class Prefetcher(Prefetcher):
+            def __next__(self):
+                while not self.stopped.is_set() and self.queue.empty():
+                    pass
+                return super().__next__()
+        """,
+        # a full queue: leaves out the end
+        """
+        class Prefetcher(Prefetcher):
+            def put(self, kind, value):
+                while not self.stopped.is_set():
+                    try:
+                        self.queue.put((kind, value), timeout=self.patience)
+                        return True
+                    except queue.Full:
+                        if kind == "end":
+                            return False
+                return False
         """,
     ],
 }
@@ -353,6 +428,8 @@ SLIPS = [
     ("produce", "BaseException", "Exception", "only_the_usual_errors"),
     ("produce", "if not put(\"item\", item):\n                return", "put(\"item\", item)", "never_looked"),
     ("Prefetcher", ", timeout=self.patience", "", "waits_for_room_that_never_comes"),
+    ("Prefetcher", "self.queue.get()", "self.queue.get(timeout=self.patience)", "a slow source"),
+    ("Prefetcher", "pass  # look at the flag again", "return True", "gives_up_when_the_queue_is_full"),
     ("Prefetcher", "self.thread.join()", "pass", "closed_without_waiting"),
     ("Prefetcher", "maxsize=depth", "maxsize=0", "no_back_pressure"),
     ("Prefetcher", "if self.stopped.is_set():\n            raise StopIteration", "pass", "waits_after_the_end"),
