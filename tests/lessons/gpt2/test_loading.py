@@ -32,12 +32,17 @@ WORDS = {"encode": lambda text: [ord(c) for c in text], "end_of_text": 0}
 
 @pytest.fixture(autouse=True)
 def no_thread_stays():
-    before = set(threading.enumerate())
+    def left():
+        return [
+            thread for thread in threading.enumerate() if thread.name == "prefetcher" and thread not in before
+        ]
+
+    before = threading.enumerate()
     yield
     end = time.monotonic() + 5
-    while time.monotonic() < end and set(threading.enumerate()) - before:
+    while time.monotonic() < end and left():
         time.sleep(0.01)
-    assert not [t.name for t in threading.enumerate() if t not in before and t.name == "prefetcher"]
+    assert not left()
 
 
 @settings(max_examples=60, deadline=None)
@@ -353,6 +358,8 @@ RIGHT = {
             def __getitem__(self, places):
                 if isinstance(places, slice):
                     places = np.arange(*places.indices(len(self)))
+                if ((places < 0) | (places >= len(self))).any():
+                    raise IndexError(places)
                 flat = places.reshape(-1)
                 order = np.argsort(flat)
                 number = np.searchsorted(self.starts, flat[order], side="right") - 1

@@ -220,7 +220,7 @@ def everything_first(documents, *, encode, end_of_text, shard_size):
 
 
 @token_shards.mistake
-def errors_taken_for_the_end(documents, *, encode, end_of_text, shard_size):
+def half_a_text(documents, *, encode, end_of_text, shard_size):
     """You catch the stream's error, and end as if the text were complete. An index is then written for half of it. Let the error go on to the caller."""
 
     def until_it_breaks():
