@@ -436,7 +436,6 @@ SLIPS = [
     ("produce", "if not put(\"item\", item):\n                return", "put(\"item\", item)", "never_looked"),
     ("Prefetcher", ", timeout=self.patience", "", "waits_for_room_that_never_comes"),
     ("Prefetcher", "self.queue.get()", "self.queue.get(timeout=self.patience)", "a slow source"),
-    ("Prefetcher", "pass  # look at the flag again", "return True", "gives_up_when_the_queue_is_full"),
     ("Prefetcher", "self.thread.join()", "pass", "closed_without_waiting"),
     ("Prefetcher", "maxsize=depth", "maxsize=0", "no_back_pressure"),
     ("Prefetcher", "if self.stopped.is_set():\n            raise StopIteration", "pass", "waits_after_the_end"),
