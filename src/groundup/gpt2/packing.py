@@ -73,8 +73,7 @@ def pack(
 def packed_targets(tokens: torch.Tensor, document_ids: torch.Tensor) -> torch.Tensor:
     """The next token of the same document, or -100 where there is none: (B, T)."""
     targets = torch.full_like(tokens, -100)
-    inside = document_ids[:, 1:] == document_ids[:, :-1]
-    inside &= document_ids[:, 1:] >= 0
+    inside = (document_ids[:, 1:] == document_ids[:, :-1]) & (document_ids[:, 1:] >= 0)
     targets[:, :-1][inside] = tokens[:, 1:][inside]
     return targets
 
@@ -187,8 +186,7 @@ def contaminated(examples: Sequence[str], documents: Iterable[str], n: int = 13)
     After Brown and others (2020), appendix C. documents: gone through once.
     """
     grams = [word_ngrams(example, n) for example in examples]
-    watched = set().union(*grams)
-    seen = set()
+    watched, seen = set().union(*grams), set()
     for document in documents:
         seen |= watched & word_ngrams(document, n)
     return [not seen.isdisjoint(own) for own in grams]
@@ -198,7 +196,6 @@ def quality_problems(text: str) -> list[str]:
     """The rules of Gopher (Rae and others, 2021, appendix A.1.1) that a text breaks."""
     words, lines = text.split(), text.splitlines()
     n_words, n_lines = max(1, len(words)), max(1, len(lines))
-    mean = sum(map(len, words)) / n_words
     symbols = max(text.count("#"), text.count("...") + text.count("…"))
     bullets = sum(line.lstrip().startswith(("•", "-", "*")) for line in lines)
     unended = sum(line.rstrip().endswith(("...", "…")) for line in lines)
@@ -206,7 +203,7 @@ def quality_problems(text: str) -> list[str]:
     common = {"the", "be", "to", "of", "and", "that", "have", "with"}
     rules = {
         "50 to 100,000 words": 50 <= len(words) <= 100_000,
-        "mean length of a word 3 to 10": 3 <= mean <= 10,
+        "mean length of a word 3 to 10": 3 <= sum(map(len, words)) / n_words <= 10,
         "few symbols": symbols / n_words <= 0.1,
         "few lines with a bullet": bullets / n_lines <= 0.9,
         "few lines end in dots": unended / n_lines <= 0.3,

@@ -64,14 +64,6 @@ def median_seconds(
     return statistics.median(seconds)
 
 
-def wait_for(device: torch.device | str) -> Callable:
-    """A function that returns when the device has done all that was handed to it."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        return functools.partial(torch.cuda.synchronize, device)
-    return torch.mps.synchronize if device.type == "mps" else lambda: None
-
-
 def flops_per_token(config: GPTConfig, T: int) -> int:
     """FLOPs of forward and backward per token: 6N + 12 L C T (Chowdhery et al. 2022).
 
@@ -80,6 +72,14 @@ def flops_per_token(config: GPTConfig, T: int) -> int:
     L, C = config.n_layer, config.n_embd
     N = 12 * L * C**2 + config.vocab_size * C
     return 6 * N + 12 * L * C * T
+
+
+def wait_for(device: torch.device | str) -> Callable:
+    """A function that returns when the device has done all that was handed to it."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return functools.partial(torch.cuda.synchronize, device)
+    return torch.mps.synchronize if device.type == "mps" else lambda: None
 
 
 def measured_matmul_rate(device: torch.device | str, dtype: torch.dtype) -> float:
@@ -98,7 +98,8 @@ def measured_matmul_rate(device: torch.device | str, dtype: torch.dtype) -> floa
 
 def data_sheet_rate(name: str) -> float | None:
     """FLOP/s that NVIDIA promises for bfloat16, dense; None if we have no sheet."""
-    sheets = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12}
+    sheets = {"NVL": 835e12, "H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12}
+    sheets["A100"] = 312e12
     return next((rate for gpu, rate in sheets.items() if gpu in name), None)
 
 
@@ -113,8 +114,7 @@ def checkpoint_blocks(model: GPT) -> None:
     Losses, gradients and names stay. Source: Chen and others (2016).
     """
     for block in model.transformer.h:
-        run = block.forward
-        block.forward = functools.partial(checkpoint, run, use_reentrant=False)
+        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def pad_vocabulary(model: GPT, multiple: int = 128) -> None:
@@ -141,13 +141,9 @@ def in_own_process(function: str, config: GPTConfig, *, timeout=1800.0, **option
         "print(json.dumps(made))\n"
     )
     asked = json.dumps([function, dataclasses.asdict(config), options])
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        input=asked,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
+    command = [sys.executable, "-c", code]
+    pipes = {"input": asked, "capture_output": True, "text": True, "timeout": timeout}
+    run = subprocess.run(command, **pipes)
     if run.returncode:
         raise RuntimeError(f"{function}: {run.stderr.strip().splitlines()[-1]}")
     return json.loads(run.stdout.splitlines()[-1])
@@ -171,17 +167,15 @@ def compile_report(config: GPTConfig, *, B: int, T: int, device: str, backend: s
         logits = model(idx)
         return logits.softmax(-1) if logits.isfinite().all() else logits
 
-    report = {}
+    report, results = {}, []
     for name, function in (("the model", model), ("with an if", nervous)):
         torch._dynamo.reset()
         seen = torch._dynamo.explain(function)(idx)
         report[name] = {"graphs": seen.graph_count, "breaks": seen.graph_break_count}
     torch._dynamo.reset()
-    results = []
     for run in (model, torch.compile(model, backend=backend)):
         model.zero_grad()
-        loss = F.cross_entropy(run(idx).flatten(0, 1), idx.flatten())
-        loss.backward()
+        F.cross_entropy(run(idx).flatten(0, 1), idx.flatten()).backward()
         results.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     apart = (results[1] - results[0]).norm() / results[0].norm()
     return report | {"gradient off by": apart.item()}
@@ -218,6 +212,7 @@ def make_step(
             return F.cross_entropy(model(x).flatten(0, 1), y)
 
     if compiled:
+        torch._dynamo.reset()  # what was compiled for the rung before
         loss_of = torch.compile(loss_of, dynamic=False)
 
     def step():
@@ -234,17 +229,15 @@ def make_step(
 def where_time_goes(step: Callable, device: torch.device) -> dict[str, float]:
     """Shares of one step's time by kind of work, as torch.profiler sees it."""
     kinds = {  # the first that matches
+        "compiled": ("triton", "compiledfxgraph"),
         "attention": ("flash", "fmha", "attention"),
         "matrix products": ("gemm", "nvjet", "cutlass", "mm", "matmul", "linear"),
         "optimizer": ("adam", "multi_tensor"),
         "softmax and loss": ("softmax", "nll", "cross_entropy"),
-        "compiled": ("triton", "cpp_fused"),
     }
     on_gpu = device.type == "cuda"
-    watch = torch.profiler.ProfilerActivity
-    activities = [watch.CPU, watch.CUDA] if on_gpu else [watch.CPU]
     for _ in range(2):  # the first time, the profiler itself warms up
-        with torch.profiler.profile(activities=activities) as profile:
+        with torch.profiler.profile() as profile:
             step()
             wait_for(device)()
     times = dict.fromkeys([*kinds, "all else"], 0.0)
@@ -280,35 +273,37 @@ def speed_ladder(
     """
     device = torch.device(device)
     on_gpu = device.type == "cuda"
-    changes = [
-        ("float32", {}, B),
-        ("TF32", {"tf32": True}, B),
-        ("bfloat16", {"autocast": torch.bfloat16}, B),
-        ("compiled", {"compiled": True}, B),
-        ("fused attention", {"fused": True}, B),
-        ("padded vocabulary", {"multiple": 128}, B),
-        ("fused AdamW", {"fused_adamw": True}, B),
-    ]
+    changes = {
+        "float32": {},
+        "TF32": {"tf32": True},
+        "bfloat16": {"autocast": torch.bfloat16},
+        "compiled": {"compiled": True},
+        "fused attention": {"fused": True},
+        "padded vocabulary": {"multiple": 128},
+        "fused AdamW": {"fused_adamw": True},
+    }
+    notes = {}
     if not on_gpu:
-        changes.append(changes.pop(3))
-    changes += [(f"batch of {larger}", {}, larger) for larger in larger_batches]
-    dtypes = (torch.float32, torch.bfloat16)
-    rate = max(measured_matmul_rate(device, dtype) for dtype in dtypes)
+        changes["compiled"] = changes.pop("compiled")  # last
+        notes["TF32"] = "not run: only NVIDIA's GPUs have it"
+    if not (compiled and can_compile()):
+        notes["compiled"] = "not run: not asked for, or no C++ compiler here"
+    rungs = [(name, change, B) for name, change in changes.items()]
+    rungs += [(f"batch of {larger}", {}, larger) for larger in larger_batches]
+    rate = max(measured_matmul_rate(device, d) for d in (torch.float32, torch.bfloat16))
     sheet = data_sheet_rate(torch.cuda.get_device_name(device)) if on_gpu else None
     rows, kept, best = [], {}, float("inf")
-    for name, change, batch in changes:
+    for name, change, batch in rungs:
         row = {"name": name, "B": batch, "T": T, "kept": False}
         rows.append(row)
-        if name == "TF32" and not on_gpu:
-            row["note"] = "not run: only NVIDIA's GPUs have it"
+        if name in notes:
+            row["note"] = notes[name]
             continue
-        if name == "compiled" and not (compiled and can_compile()):
-            row["note"] = "not run: not asked for, or no C++ compiler here"
-            continue
+        wait = wait_for(device)
         try:
             step = make_step(config, batch, T, device, **(kept | change))
             row["loss"] = step().item()
-            seconds = median_seconds(step, repeats=repeats, warmup=2, wait=wait_for(device))
+            seconds = median_seconds(step, repeats=repeats, warmup=2, wait=wait)
             if profiled:
                 row["shares"] = where_time_goes(step, device)
         except torch.OutOfMemoryError:

@@ -17,6 +17,7 @@ from groundup.gpt2.model import GPT, GPTConfig
 from groundup.gpt2.packing import (
     PRIME,
     candidate_pairs,
+    contaminated,
     explicit_attention,
     hash_functions,
     jaccard,
@@ -109,6 +110,16 @@ def test_words_and_rules():
     assert "50 to 100,000 words" in quality_problems("Too short.")
 
 
+def test_contaminated_by_whole_words_within_one_document():
+    documents = ["The KING, and the queen!", "of all of France"]
+    examples = ["so: the king and the end", "the queen of all", "breaking and the", "king and", "of all"]
+    assert contaminated(examples, iter(documents), 3) == [True, False, False, False, False]
+    assert contaminated(examples, iter(documents), 2) == [True, True, True, True, True]
+    assert contaminated([], iter(documents)) == [] and contaminated(examples, []) == [False] * 5
+    thirteen = "a b c d e f g h i j k l m"
+    assert contaminated([thirteen, thirteen[2:]], [thirteen + " n"]) == [True, False]
+
+
 # Wrong answers that were found by attacking the grader: none may pass.
 WRONG = {
     "pack": [
@@ -124,6 +135,26 @@ WRONG = {
             documents.sort(key=len, reverse=True)
             return kept(documents, block_size)
         """,
+        # the number of a document is that of the first equal one
+        """
+        def pack(documents, block_size):
+            tokens, ids, positions = kept(documents, block_size)
+            for number in reversed(range(len(documents))):
+                ids[ids == number] = documents.index(documents[number])
+            return tokens, ids, positions
+        """,
+        # token 0 taken for an empty place
+        """
+        def pack(documents, block_size):
+            tokens, ids, positions = kept(documents, block_size)
+            return tokens, ids.masked_fill(tokens == 0, -1), positions
+        """,
+        # tokens of 8 bits
+        """
+        def pack(documents, block_size):
+            tokens, ids, positions = kept(documents, block_size)
+            return tokens.to(torch.uint8).long(), ids, positions
+        """,
         # one row too many
         """
         def pack(documents, block_size):
@@ -136,6 +167,15 @@ WRONG = {
         def block_diagonal_mask(ids):
             new = F.pad((ids[..., 1:] != ids[..., :-1]).long(), (1, 0)).cumsum(-1)
             return (new[..., :, None] == new[..., None, :]).tril()
+        """,
+        # ids of few bits
+        """
+        def block_diagonal_mask(ids):
+            return kept(ids.float())
+        """,
+        """
+        def block_diagonal_mask(ids):
+            return kept(ids.to(torch.int32))
         """,
         # an axis for the heads
         """
@@ -196,39 +236,27 @@ WRONG = {
             return sorted(kept(signatures, bands))
         """,
     ],
-    "contaminated": [
-        # substrings of letters: "other" holds "the"
-        """
-        def contaminated(examples, documents, n=13):
-            text = "|".join(" ".join(re.findall(r"[a-z0-9']+", d.lower())) for d in documents)
-            return [any(g in text for g in word_ngrams(e, n)) for e in examples]
-        """,
-        # the documents in a list, for each example anew
-        """
-        def contaminated(examples, documents, n=13):
-            documents = list(documents)
-            return [any(word_ngrams(e, n) & word_ngrams(d, n) for d in documents) for e in examples]
-        """,
-        # all n-grams of all documents in memory
-        """
-        def contaminated(examples, documents, n=13):
-            seen = set()
-            for document in documents:
-                seen |= word_ngrams(document, n)
-            return [not seen.isdisjoint(word_ngrams(e, n)) for e in examples]
-        """,
-        # only the first n-gram
-        """
-        def contaminated(examples, documents, n=13):
-            return kept([" ".join(re.findall(r"[a-z0-9']+", e.lower())[:n]) for e in examples], documents, n)
-        """,
-    ],
     "packed_attention": [
         # a large number instead of minus infinity is right; a small one leaks
         """
         def packed_attention(q, k, v, ids):
             mask = (~block_diagonal_mask(ids))[:, None].to(q.dtype) * -5.0
             return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        """,
+        # in float32 whatever the dtype
+        """
+        def packed_attention(q, k, v, ids):
+            return kept(q.float(), k.float(), v.float(), ids).to(q.dtype)
+        """,
+        """
+        def packed_attention(q, k, v, ids):
+            out = kept(q, k, v, ids)
+            return out if out.dtype == torch.float64 else out.float()
+        """,
+        # not fused at all
+        """
+        def packed_attention(q, k, v, ids):
+            return explicit_attention(q, k, v, ids)
         """,
         # no gradient
         """
@@ -303,17 +331,12 @@ RIGHT = {
                     pairs.update(itertools.combinations(members, 2))
             return pairs
         """,
-    "contaminated": """
-        def contaminated(examples, documents, n=13):
-            owners = {}
-            for k, example in enumerate(examples):
-                for gram in word_ngrams(example, n):
-                    owners.setdefault(gram, set()).add(k)
-            dirty = set()
-            for document in documents:
-                for gram in word_ngrams(document, n):
-                    dirty |= owners.get(gram, set())
-            return [k in dirty for k in range(len(examples))]
+    "packed_attention by rows": """
+        def packed_attention(q, k, v, document_ids):
+            out = torch.zeros_like(q)
+            for b, ids in enumerate(document_ids):
+                out[b] = F.scaled_dot_product_attention(q[b], k[b], v[b], attn_mask=block_diagonal_mask(ids))
+            return out
         """,
     "packed_attention": """
         def packed_attention(q, k, v, document_ids):
@@ -328,11 +351,13 @@ RIGHT = {
 def test_right_answers_pass(name):
     learners = {"np": np, "itertools": itertools, **vars(packing)}
     exec(textwrap.dedent(RIGHT[name]), learners)
+    name = name.split()[0]
     for seed in range(2):
         result = grade(f"gpt2.packing.{name}", learners[name], seed=seed)
         assert result.passed, result.message
 
 
+BANDS = "    for band in np.split(signatures, bands, axis=1):\n"
 # A learner's slip, as an edit of the course's version, and what the reply must say or the mistake that it must name.
 SLIPS = [
     ("pack", "-lengths[k]", "lengths[k]", "shortest_first"),
@@ -343,7 +368,12 @@ SLIPS = [
     ("minhash_signature", ".min(axis=1)", ".min(axis=0)", "over_the_functions"),
     ("minhash_signature", " + b[:, None]", "", "forgot_the_offset"),
     ("candidate_pairs", "return pairs", "pass", "NoneType"),
-    ("contaminated", "(document, n)", "(document, 13)", "always"),
+    (
+        "candidate_pairs",
+        f"{BANDS}        buckets = {{}}\n",
+        f"    buckets = {{}}\n{BANDS}",
+        "one_dict_for_all_bands",
+    ),
     ("packed_attention", "[:, None]", "", "masks_of_other_rows"),
     ("packed_attention", "[:, None]", "[:, None].to(q.dtype)", "added_ones_and_zeros"),
 ]

@@ -176,6 +176,27 @@ def other_checkpoint(model):
         block.forward = under(block.forward)
 
 
+def other_forward(model):
+    """A forward of the model's own, with a checkpoint around each block."""
+
+    def forward(idx):
+        parts = model.transformer
+        x = parts.drop(parts.wte(idx) + parts.wpe(torch.arange(idx.shape[1])))
+        for block in parts.h:
+            x = checkpoint(block, x, use_reentrant=False)
+        return model.lm_head(parts.ln_f(x))
+
+    model.forward = forward
+
+
+def padding_in_place(model, multiple=128):
+    """Keeps the parameter and grows its data; cuts the model's output."""
+    weight = model.lm_head.weight
+    V = len(weight)
+    weight.data = F.pad(weight.data, (0, 0, 0, -V % multiple))
+    model.register_forward_hook(lambda model, args, logits: logits[..., :V])
+
+
 def other_padding(model, multiple=128):
     """Grows the rows where they are, and cuts in the head's forward."""
     head = model.lm_head
@@ -205,7 +226,9 @@ def other_turns(candidates, *, rounds, wait=lambda: None, clock=None):
     [
         ("median_seconds", other_stopwatch),
         ("checkpoint_blocks", other_checkpoint),
+        ("checkpoint_blocks", other_forward),
         ("pad_vocabulary", other_padding),
+        ("pad_vocabulary", padding_in_place),
         ("in_turns", other_turns),
     ],
 )
@@ -235,9 +258,73 @@ def whole_blocks_twice(model):
     checkpoint_blocks(model)
 
 
+def only_in_training(model):
+    for block in model.transformer.h:
+
+        def run(x, block=block, forward=block.forward):
+            return checkpoint(forward, x, use_reentrant=False) if block.training else forward(x)
+
+        block.forward = run
+
+
+def for_the_whole_class(model):
+    """Every model of this class is changed, once and for all."""
+    kind = type(model.transformer.h[0])
+    if not hasattr(kind, "plain"):
+        kind.plain = kind.forward
+        kind.forward = lambda self, x: checkpoint(kind.plain, self, x, use_reentrant=False)
+
+
+def without_dropout(model):
+    def forward(idx):
+        parts = model.transformer
+        x = parts.wte(idx) + parts.wpe(torch.arange(idx.shape[1]))
+        for block in parts.h:
+            x = checkpoint(block, x, use_reentrant=False)
+        return model.lm_head(parts.ln_f(x))
+
+    model.forward = forward
+
+
+def one_for_all(model):
+    blocks = [block.forward for block in model.transformer.h]
+    first, *rest = model.transformer.h
+    first.forward = functools.partial(
+        checkpoint, lambda x: functools.reduce(lambda y, run: run(y), blocks, x), use_reentrant=False
+    )
+    for block in rest:
+        block.forward = lambda x: x
+
+
+latest = {}
+
+
+def padding_with(cut):
+    def pad(model, multiple=128):
+        latest["V"] = V = len(model.lm_head.weight)
+        padded = F.pad(model.lm_head.weight, (0, 0, 0, -V % multiple))
+        model.transformer.wte.weight = model.lm_head.weight = nn.Parameter(padded)
+        model.lm_head.register_forward_hook(lambda layer, args, logits: cut(layer, logits, V))
+
+    return pad
+
+
+def clears_its_input(candidates, **options):
+    found = in_turns(dict(candidates), **options)
+    candidates.clear()
+    return found
+
+
 @pytest.mark.parametrize(
     "name, obj",
     [
+        ("checkpoint_blocks", only_in_training),
+        ("checkpoint_blocks", for_the_whole_class),
+        ("checkpoint_blocks", without_dropout),
+        ("checkpoint_blocks", one_for_all),
+        ("pad_vocabulary", padding_with(lambda layer, y, V: y[..., :V] if layer.training else y)),
+        ("pad_vocabulary", padding_with(lambda layer, y, V: y[..., : latest["V"]])),
+        ("in_turns", clears_its_input),
         ("median_seconds", edited(median_seconds, "for _ in range(warmup):", "for _ in range(1):")),
         ("median_seconds", edited(median_seconds, "statistics.median(seconds)", "statistics.median_low(seconds)")),
         ("median_seconds", edited(median_seconds, "start = clock()\n", "start = time.perf_counter()\n")),

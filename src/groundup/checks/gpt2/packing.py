@@ -1,13 +1,12 @@
 """Checks for the lesson gpt2.packing."""
 
-import functools
-import re
-import sys
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from groundup.check import Case, Exercise
 
@@ -32,6 +31,8 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield Case("equal lengths keep their order", documents=documents(3, 5, 3, 5, 3, 3, 5), block_size=9)
     yield Case("documents of one token", documents=documents(1, 4, 1, 1, 2), block_size=4)
     mixed = [int(n) for n in rng.integers(1, 14, size=23)]
+    twins = [[0, 50_256, 0], [7], [0, 50_256, 0], [7], [7], [0, 0]]
+    yield Case("equal documents, and token 0", documents=twins, block_size=5)
     yield Case("many lengths", documents=documents(*mixed), block_size=13)
     yield Case("rows with much room", documents=documents(*mixed[:9], 13, 12), block_size=40)
     yield Case("no documents", documents=[], block_size=5)
@@ -172,6 +173,8 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield Case(
         "rows that differ", document_ids=ids([3, 3, 0, 0, 0, 0], [1, 2, 2, 2, -1, -1], [5, 5, 5, 5, 5, 5])
     )
+    large = 2**40
+    yield Case("large ids", document_ids=ids([large, large, large + 1], [3, large + 3, large + 3]))
     yield Case("ids that fall", document_ids=ids([9, 5, 5, 1, 1], [8, 8, 8, 0, -1]))
     yield Case("one row without a batch", document_ids=ids([2, 2, 7, 7, 7, -1])[0])
     runs = torch.tensor(rng.permutation(40).reshape(4, 10)).repeat_interleave(
@@ -382,7 +385,9 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     )
     yield Case("nobody agrees", signatures=np.arange(24).reshape(6, 4), bands=2)
     yield Case("one text", signatures=alike(1, 4), bands=2)
-    yield Case("4,000 texts", signatures=alike(4000, 16, share=0.1), bands=4)
+    many = rng.integers(PRIME, size=(16_000, 4))
+    many[1::40, 1:] = many[::40, 1:]
+    yield Case("16,000 texts, too many to compare in pairs", signatures=many, bands=2)
 
 
 @candidate_pairs.oracle
@@ -393,9 +398,8 @@ def _(signatures, bands):
     for start in range(0, signatures.shape[1], r):
         _, group = np.unique(signatures[:, start : start + r], axis=0, return_inverse=True)
         group = group.reshape(-1)
-        order = np.argsort(group, kind="stable")
-        for members in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
-            pairs |= {(int(i), int(j)) for n, i in enumerate(members) for j in members[n + 1 :]}
+        for shared in np.flatnonzero(np.bincount(group) > 1):
+            pairs.update(itertools.combinations(np.flatnonzero(group == shared).tolist(), 2))
     return _listed(pairs)
 
 
@@ -437,7 +441,7 @@ def _bucketed(
             buckets = {}
         for j, rows in enumerate(signatures[:, start : start + width]):
             others = buckets.setdefault(key(rows), [])
-            pairs.update((i, j) for i in (others[-1:] if last else others) if i < j)
+            pairs.update((i, j) for i in (others[-1:] if last else others))
             others.append(j)
     return pairs
 
@@ -485,176 +489,7 @@ def glued_together(signatures, bands):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-contaminated = Exercise("gpt2.packing.contaminated")
-
-
-@contaminated.cases
-def _(rng: np.random.Generator) -> Iterator[Case]:
-    vocabulary = [a + b for a in ("ka", "lo", "mi", "ne", "su") for b in ("t", "r", "n's", "7", "pi", "da")]
-
-    def text(n):
-        return " ".join(rng.choice(vocabulary, size=n))
-
-    def cut(whole, start, n):
-        return " ".join(whole.split()[start : start + n])
-
-    one = "To be or not to be"
-    yield Case("three words in a row", examples=[one, "not to go"], documents=["be or NOT, to", "x y"], n=3)
-    long = text(40)
-    documents = [text(30), text(12) + " " + cut(long, 7, 13) + " " + text(9), text(25)]
-    examples = [text(20), long, text(13), cut(documents[0], 3, 13)]
-    yield Case("13 words, the default", examples=examples, documents=documents)
-    near = [cut(documents[2], 4, 12), text(5) + " " + cut(documents[0], 0, 12)]
-    yield Case("12 words are not 13", examples=[*near, cut(documents[2], 4, 14)], documents=documents)
-    yield Case(
-        "shorter than n",
-        examples=[cut(documents[0], 0, 4), cut(documents[0], 0, 5), ""],
-        documents=documents,
-        n=5,
-    )
-    halves = [cut(long, 0, 4), cut(long, 4, 4)]
-    yield Case("not across two documents", examples=[cut(long, 0, 8), cut(long, 1, 3)], documents=halves, n=3)
-    yield Case("across nothing", examples=[cut(long, 2, 4), cut(long, 0, 4)], documents=halves, n=4)
-    yield Case("the end of a document", examples=[cut(documents[1], 31, 20)], documents=documents, n=3)
-    yield Case(
-        "the same words in another order",
-        examples=["one two three four", "four three two one"],
-        documents=["four three two one"],
-        n=3,
-    )
-    loud = cut(documents[0], 5, 9).upper().replace(" ", ", ")
-    yield Case("case and punctuation", examples=[loud, text(9)], documents=documents, n=7)
-    yield Case("no documents", examples=[text(6)], documents=[], n=2)
-    yield Case("no examples", examples=[], documents=documents, n=2)
-    many = [text(20) for _ in range(1500)]
-    yield Case(
-        "1,500 of each",
-        examples=[text(15) + " " + cut(many[k], 2, 6 + k % 3) for k in range(1500)],
-        documents=many,
-        n=8,
-    )
-    lathe = ["a lathe other man", "the other mankind"]
-    yield Case("whole words only", examples=["the other man", "a lathe other"], documents=lathe, n=3)
-    yield Case("single words", examples=["yes no", "maybe"], documents=["oh no oh"], n=1)
-
-
-def _words(text):
-    return re.findall(r"[a-z0-9']+", text.lower())
-
-
-@functools.cache
-def _grams(text, n):
-    words = _words(text)
-    return frozenset(tuple(words[k : k + n]) for k in range(len(words) - n + 1))
-
-
-@contaminated.oracle
-def _(examples, documents, n=13):
-    where = set()
-    for document in documents:
-        where.update(_grams(document, n))
-    return [any(gram in where for gram in _grams(example, n)) for example in examples]
-
-
-@contaminated.observe
-def _(obj, examples, documents, n=None):
-    options = {} if n is None else {"n": n}
-    return obj(examples, (document for document in documents), **options)
-
-
-@contaminated.property
-def keeps_only_what_is_watched(obj, examples, documents, n=13):
-    """You kept n-grams of the documents that no example has. There may be too many for memory: keep only those that some example has."""
-    if len(documents) < 1000:
-        return True
-    blocks = []
-
-    def stream():
-        for document in documents:
-            blocks.append(sys.getallocatedblocks())
-            yield document
-
-    obj(examples, stream(), n)
-    return blocks[-1] - blocks[0] < 10_000
-
-
-def _flags(examples, documents, n, grams=_grams, enough=1):
-    seen = set()
-    for document in documents:
-        seen |= grams(document, n)
-    return [len(seen & grams(example, n)) >= enough for example in examples]
-
-
-@contaminated.mistake
-def gone_through_once_for_each(examples, documents, n=13):
-    """You went through the documents anew for each example. A generator is empty after the first time, so all later examples look clean. Go through them once."""
-    return [any(_grams(example, n) & _grams(document, n) for document in documents) for example in examples]
-
-
-@contaminated.mistake
-def documents_joined(examples, documents, n=13):
-    """You joined the documents, so n-grams run from the end of one into the next. Nobody wrote these words in a row."""
-    return _flags(examples, [" ".join(documents)], n)
-
-
-@contaminated.mistake
-def single_words(examples, documents, n=13):
-    """You compared single words instead of n words in a row. Every English text shares those."""
-    return _flags(examples, documents, 1)
-
-
-@contaminated.mistake
-def all_ngrams_needed(examples, documents, n=13):
-    """You marked an example only if all of its n-grams were seen. One is enough: so many words in a row are no chance."""
-    seen = set()
-    for document in documents:
-        seen |= _grams(document, n)
-    return [bool(_grams(example, n)) and _grams(example, n) <= seen for example in examples]
-
-
-@contaminated.mistake
-def case_and_punctuation_count(examples, documents, n=13):
-    """You compared the words as they are written. Case and punctuation do not count: use `word_ngrams`."""
-
-    def grams(text, n):
-        words = text.split()
-        return {tuple(words[k : k + n]) for k in range(len(words) - n + 1)}
-
-    return _flags(examples, documents, n, grams)
-
-
-@contaminated.mistake
-def last_ngram_missing(examples, documents, n=13):
-    """You left out the last n-gram of a text. A text of m words has m - n + 1 of them."""
-
-    def grams(text, n):
-        words = _words(text)
-        return {tuple(words[k : k + n]) for k in range(len(words) - n)}
-
-    return _flags(examples, documents, n, grams)
-
-
-@contaminated.mistake
-def marked_the_clean_ones(examples, documents, n=13):
-    """You marked the clean examples. True means contaminated."""
-    return [not flag for flag in _flags(examples, documents, n)]
-
-
-@contaminated.mistake
-def always_13(examples, documents, n=13):
-    """You took 13 words whatever `n` says."""
-    return _flags(examples, documents, 13)
-
-
-@contaminated.mistake
-def short_ones_marked(examples, documents, n=13):
-    """You marked an example that has fewer than n words. It has no n-gram, so it counts as clean."""
-    flags = _flags(examples, documents, n)
-    return [flag or len(_words(example)) < n for flag, example in zip(flags, examples, strict=True)]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-packed_attention = Exercise("gpt2.packing.packed_attention", tolerance=1e-4)
+packed_attention = Exercise("gpt2.packing.packed_attention")
 
 
 @packed_attention.cases
@@ -672,12 +507,13 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("three rows, one head", [[5, 5, 4, 4, 4], [1, 2, 2, 2, 2], [0, 0, 0, 3, -1]], 1, 6)
     yield case("one row, four heads, float64", [[9, 9, 9, 2, 2, 6]], 4, 3, torch.float64)
     yield case("rows of one place", [[2], [0]], 2, 3)
+    yield case("bfloat16", rows, 2, 4, torch.bfloat16)
     empty = {x: torch.zeros(0, 2, 3, 4) for x in "qkv"}
     yield Case("no rows", **empty, document_ids=torch.zeros(0, 3, dtype=torch.long))
 
 
 def _attended(q, k, v, allowed, scale=None):
-    """Attention written out, in float64 for the wide dtypes; allowed: bool, broadcasts to the scores."""
+    """Attention written out; allowed: bool, broadcasts to the scores."""
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     scores = torch.einsum("bhtd,bhsd->bhts", q, k) * scale
     return torch.einsum("bhts,bhsd->bhtd", scores.masked_fill(~allowed, -torch.inf).softmax(dim=-1), v)
@@ -690,7 +526,7 @@ def _allowed(document_ids):
 def _look(attention, q, k, v, document_ids):
     inputs = [x.detach().clone().requires_grad_() for x in (q, k, v)]
     out = attention(*inputs, document_ids)
-    if not isinstance(out, torch.Tensor) or out.shape != q.shape:
+    if not isinstance(out, torch.Tensor) or out.shape != q.shape or not len(out):
         return {"output": out}
     weight = torch.linspace(-1, 2, out.numel(), dtype=out.dtype).reshape(out.shape)
     if not out.requires_grad:
@@ -711,6 +547,24 @@ def _(q, k, v, document_ids):
     wide = [x.double() for x in (q, k, v)]
     seen = _look(lambda *inputs: _attended(*inputs[:3], _allowed(inputs[3])), *wide, document_ids)
     return {name: value.to(q.dtype) for name, value in seen.items()}
+
+
+class _Spy(TorchFunctionMode):
+    """Counts the calls of the fused attention, by whatever name it was imported."""
+
+    calls = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.calls += func is F.scaled_dot_product_attention
+        return func(*args, **(kwargs or {}))
+
+
+@packed_attention.property
+def calls_the_fused_function(obj, q, k, v, document_ids):
+    """The numbers are right, but PyTorch's fused function did not compute them: call `F.scaled_dot_product_attention`, so that no weights are written to memory."""
+    with _Spy() as spy:
+        obj(q, k, v, document_ids)
+    return spy.calls > 0 or not len(q)
 
 
 @packed_attention.mistake

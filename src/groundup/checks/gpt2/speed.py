@@ -37,6 +37,7 @@ class _Machine:
         self.now, self.launch = start, launch
         self.ready = start + leftover
         self.order = []
+        self.read = False
 
     def job(self, name: str, costs: list[float]):
         left = list(costs)
@@ -52,6 +53,7 @@ class _Machine:
         self.now = max(self.now, self.ready)
 
     def clock(self):
+        self.read = True
         return self.now
 
 
@@ -91,7 +93,11 @@ def _(obj, costs, repeats, warmup, start, launch, leftover):
     machine = _Machine(start, launch, leftover)
     call = machine.job("x", costs)
     seconds = obj(call, repeats=repeats, warmup=warmup, wait=machine.wait, clock=machine.clock)
-    seen = {"The number of calls": len(machine.order), "The median in seconds": seconds}
+    seen = {
+        "Was the given clock read": machine.read,
+        "The number of calls": len(machine.order),
+        "The median in seconds": seconds,
+    }
     if warmup == 1:  # the default
         again = _Machine(start, launch, leftover)
         call = again.job("x", costs)
@@ -104,7 +110,11 @@ def _(obj, costs, repeats, warmup, start, launch, leftover):
 @median_seconds.oracle
 def _(costs, repeats, warmup, start, launch, leftover):
     taken = np.array(costs[warmup : warmup + repeats]) + launch
-    seen = {"The number of calls": warmup + repeats, "The median in seconds": float(np.median(taken))}
+    seen = {
+        "Was the given clock read": True,
+        "The number of calls": warmup + repeats,
+        "The median in seconds": float(np.median(taken)),
+    }
     return seen | ({"The median with the default warm-up": float(np.median(taken))} if warmup == 1 else {})
 
 
@@ -282,6 +292,7 @@ class _Model(nn.Module):
         parts = {
             "wte": nn.Embedding(V, C),
             "wpe": nn.Embedding(longest, C),
+            "drop": nn.Dropout(dropout),
             "h": nn.ModuleList(_Block(C, dropout) for _ in range(L)),
             "ln_f": nn.LayerNorm(C),
         }
@@ -297,7 +308,7 @@ class _Model(nn.Module):
 
     def forward(self, idx):
         parts = self.transformer
-        x = parts.wte(idx) + parts.wpe(torch.arange(idx.shape[1]))
+        x = parts.drop(parts.wte(idx) + parts.wpe(torch.arange(idx.shape[1])))
         for block in parts.h:
             x = block(x)
         return self.lm_head(parts.ln_f(x))
@@ -310,7 +321,7 @@ def _gradient(parameters) -> torch.Tensor:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-checkpoint_blocks = Exercise("gpt2.speed.checkpoint_blocks")
+checkpoint_blocks = Exercise("gpt2.speed.checkpoint_blocks", seconds=20.0)
 checkpoint_blocks.agree(by_name)
 
 
@@ -334,17 +345,20 @@ def _steps(model, idx, seed, frozen, prepare):
     """Two training steps' losses and gradients, and how often the four layers of each block ran."""
     for part in (model.transformer.wte, model.transformer.wpe) if frozen else ():
         part.weight.requires_grad_(False)
-    runs = {}
+    runs, order = {}, []
 
     def count(key):
         def look(module, args):
             runs[key] = runs.get(key, 0) + 1
+            order.append(key[0])
 
         return look
 
     for k, block in enumerate(model.transformer.h):
         for n, layer in enumerate((block.ln_1, block.attn.c_proj, block.ln_2, block.mlp.c_proj)):
             layer.register_forward_pre_hook(count((k, n)))
+        for parameter in block.parameters():
+            parameter.register_post_accumulate_grad_hook(lambda parameter, k=k: order.append(k))
     parameters = list(model.parameters())
     names = list(model.state_dict())
     returned = prepare(model)
@@ -362,36 +376,49 @@ def _steps(model, idx, seed, frozen, prepare):
         runs.clear()
         return found
 
-    model.train()
-    for step in range(2):
+    for step in range(3):
+        model.train(step < 2)
         torch.manual_seed(seed + step)
-        logits = model(idx[step])
-        say = f"In training step {step + 1}, "
+        logits = model(idx[step % 2])
+        say = f"In training step {step + 1}, " if step < 2 else "In a step in eval mode, "
         seen[say + "the logits"] = logits.detach().clone()
         seen[say + "how often the four layers of each block ran in forward"] = counted()
-        F.cross_entropy(logits.flatten(0, 1), idx[1 - step].flatten()).backward()
+        order.clear()
+        F.cross_entropy(logits.flatten(0, 1), idx[1 - step % 2].flatten()).backward()
         seen[say + "the gradients, in a row"] = _gradient(parameters).clone()
         seen[say + "how often the four layers of each block ran in backward"] = counted()
+        # A block runs again, then its gradients come, then the block before it.
+        turns = [k for n, k in enumerate(order) if n == 0 or order[n - 1] != k]
+        seen[say + "the blocks (from 0) that backward was busy with, in turn"] = turns
         seen[say + "the next random number"] = torch.rand(2)
     with torch.no_grad():
-        model.eval()
-        seen["In evaluation, the logits"] = model(idx[0]).clone()
+        seen["Under no_grad, the logits"] = model(idx[0]).clone()
     seen["Under no_grad, how often the four layers of each block ran"] = counted()
+    other = _Model(
+        5, 4, 1, 0.0, seed, torch.float64
+    )  # made afterwards, of the same classes, and not handed in
+    other.transformer.h[0].ln_1.register_forward_pre_hook(count(("other", 0)))
+    other(torch.zeros(2, 3, dtype=torch.long)).sum().backward()
+    seen["Of another model, how often a block runs in a training step"] = runs["other", 0]
     return seen
 
 
 @checkpoint_blocks.observe
 def _(obj, layers, dropout, frozen, dtype, idx, seed):
-    return _steps(_Model(11, 6, layers, dropout, seed, dtype), idx, seed, frozen, obj)
+    forward = _Block.forward
+    try:
+        return _steps(_Model(11, 6, layers, dropout, seed, dtype), idx, seed, frozen, obj)
+    finally:
+        _Block.forward = forward  # a wrong answer may have changed the class, for good
 
 
 @checkpoint_blocks.oracle
 def _(layers, dropout, frozen, dtype, idx, seed):
     seen = _steps(_Model(11, 6, layers, dropout, seed, dtype), idx, seed, frozen, lambda model: None)
-    for step in (1, 2):
-        seen[f"In training step {step}, how often the four layers of each block ran in backward"] = (
-            [1] * 4 * layers
-        )
+    for say in ("In training step 1", "In training step 2", "In a step in eval mode"):
+        seen[say + ", how often the four layers of each block ran in backward"] = [1] * 4 * layers
+        seen[say + ", the blocks (from 0) that backward was busy with, in turn"] = list(range(layers))[::-1]
+    seen["Of another model, how often a block runs in a training step"] = 1
     return seen
 
 
@@ -442,6 +469,29 @@ def only_the_parts(model):
             part.forward = functools.partial(checkpoint, part.forward, use_reentrant=False)
 
 
+@checkpoint_blocks.mistake
+def one_for_all(model):
+    """Your blocks share one checkpoint: backward runs all of them again before it begins with the last, and keeps all that they save, as if there were none. Each block needs a checkpoint of its own."""
+    first, *rest = model.transformer.h
+    blocks = [block.forward for block in model.transformer.h]
+    first.forward = functools.partial(
+        checkpoint, lambda x: functools.reduce(lambda y, run: run(y), blocks, x), use_reentrant=False
+    )
+    for block in rest:
+        block.forward = lambda x: x
+
+
+@checkpoint_blocks.mistake(shape=True)  # right on no case
+def only_in_training(model):
+    """Your blocks run without a checkpoint when the model is in eval mode. Gradients are asked for there too, and the mode is about dropout, not about memory: always use the checkpoint."""
+    for block in model.transformer.h:
+
+        def run(x, block=block, forward=block.forward):
+            return checkpoint(forward, x, use_reentrant=False) if block.training else forward(x)
+
+        block.forward = run
+
+
 @checkpoint_blocks.mistake(shape=True)
 def wrapped_in_a_module(model):
     """You put each block into a module of your own. That changes the names in state_dict(), and no saved model fits any more. Leave the modules where they are."""
@@ -465,7 +515,7 @@ def every_other_block(model):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-pad_vocabulary = Exercise("gpt2.speed.pad_vocabulary")
+pad_vocabulary = Exercise("gpt2.speed.pad_vocabulary", seconds=20.0)
 pad_vocabulary.agree(by_name)
 
 
@@ -498,9 +548,12 @@ class _Widest(TorchFunctionMode):
         return made
 
 
-def _padded(model, V, multiple, idx, prepare):
+def _padded(V, multiple, dtype, idx, seed, prepare):
+    model = _Model(V, 6, 2, 0.0, seed, dtype)
     names = list(model.state_dict())
-    returned = prepare(model) if multiple is None else prepare(model, multiple)
+    asked = () if multiple is None else (multiple,)
+    returned = prepare(model, *asked)
+    prepare(_Model(V + 3, 6, 1, 0.0, seed, dtype), *asked)  # another model changes nothing about this one
     head, table = model.lm_head.weight, model.transformer.wte.weight
     if not isinstance(head, nn.Parameter) or not isinstance(table, nn.Parameter):
         return "The weight must be an nn.Parameter, or no optimizer finds it."
@@ -514,8 +567,10 @@ def _padded(model, V, multiple, idx, prepare):
         "The names in state_dict()": list(model.state_dict()) == names or list(model.state_dict()),
         "config.vocab_size": model.config.vocab_size,
     }
-    if len(head) < V:
-        return f"lm_head.weight has {len(head)} rows, too few for {V} tokens."
+    if len(head) < V or head.shape[1] != 6:
+        return (
+            f"lm_head.weight has the shape {tuple(head.shape)}: rows for {V} tokens, of width 6, are needed."
+        )
     seen["The old rows"], seen["The new rows"] = head[:V].detach().clone(), head[V:].detach().clone()
     for step in range(2):
         say = f"In training step {step + 1}, "
@@ -523,6 +578,8 @@ def _padded(model, V, multiple, idx, prepare):
             logits = model(idx[step])
         seen[say + "the columns of the product with the matrix"] = widest.width
         seen[say + "the shape of the logits"] = list(logits.shape)
+        if logits.shape[:-1] != idx[step].shape or logits.shape[-1] < V:
+            return f"The logits have the shape {tuple(logits.shape)}; asked for is {(*idx[step].shape, V)}."
         seen[say + "the logits"] = logits.detach().clone()
         loss = F.cross_entropy(logits.flatten(0, 1), idx[1 - step].flatten())
         seen[say + "the loss"] = loss.detach().clone()
@@ -531,19 +588,20 @@ def _padded(model, V, multiple, idx, prepare):
         seen[say + "the gradient of the old rows"] = head.grad[:V].clone()
         seen[say + "the gradient of the new rows"] = head.grad[V:].clone()
         seen[say + "all other gradients"] = _gradient(rest).clone()
+    model.eval()
     with torch.no_grad():
-        seen["For a single token, the logits"] = model(idx[0, :1, :1]).clone()
+        seen["In eval mode, for a single token, the logits"] = model(idx[0, :1, :1]).clone()
     return seen
 
 
 @pad_vocabulary.observe
 def _(obj, V, multiple, dtype, idx, seed):
-    return _padded(_Model(V, 6, 2, 0.0, seed, dtype), V, multiple, idx, obj)
+    return _padded(V, multiple, dtype, idx, seed, obj)
 
 
 @pad_vocabulary.oracle
 def _(V, multiple, dtype, idx, seed):
-    seen = _padded(_Model(V, 6, 2, 0.0, seed, dtype), V, multiple, idx, lambda model, multiple=128: None)
+    seen = _padded(V, multiple, dtype, idx, seed, lambda model, multiple=128: None)
     rows = next(n for n in range(V, 10**6) if n % (multiple or 128) == 0)
     none = torch.zeros(rows - V, 6, dtype=dtype)
     seen["The shape of lm_head.weight"] = seen["The shape of transformer.wte.weight"] = [rows, 6]
@@ -653,14 +711,24 @@ def _(obj, costs, rounds, start, launch, leftover):
     found = obj(candidates, rounds=rounds, wait=machine.wait, clock=machine.clock)
     if not isinstance(found, dict):
         return f"You returned a {type(found).__name__}, not a dict from name to seconds."
-    return {"The order of the calls": " ".join(machine.order), "The seconds": dict(found)}
+    return {
+        "The candidates afterwards": list(candidates),
+        "Was the given clock read": machine.read,
+        "The order of the calls": " ".join(machine.order),
+        "The seconds": dict(found),
+    }
 
 
 @in_turns.oracle
 def _(costs, rounds, start, launch, leftover):
     order = " ".join(list(costs) * (1 + rounds))
     medians = {name: float(np.median(cost[1 : 1 + rounds])) + launch for name, cost in costs.items()}
-    return {"The order of the calls": order, "The seconds": medians}
+    return {
+        "The candidates afterwards": list(costs),
+        "Was the given clock read": True,
+        "The order of the calls": order,
+        "The seconds": medians,
+    }
 
 
 def _rounds(candidates, rounds, wait, clock, before=True, after=True):
