@@ -168,17 +168,13 @@ def open_shards(folder: str | Path) -> ShardedTokens:
 
 
 class ShardReader(TokenBatches):
-    """TokenBatches of a folder of shards: each window once in an epoch, over all ranks.
+    """TokenBatches of a folder of shards: the windows of all shards, in one order.
 
-    With a seed, windows of all shards are mixed anew for each epoch. The other options
-    (rank, world_size, position, seed) and the methods are those of TokenBatches.
+    options (rank, world_size, position, seed) and methods are those of TokenBatches.
     """
 
     def __init__(self, folder: str | Path, batch_size: int, block_size: int, **options):
-        tokens = open_shards(folder)
-        empty = np.broadcast_to(np.uint16(0), len(tokens))  # its length, and no memory
-        super().__init__(empty, batch_size, block_size, **options)
-        self.tokens = tokens
+        super().__init__(open_shards(folder), batch_size, block_size, **options)
 
 
 def produce(source: Iterable, put: Callable[[str, object], bool]) -> None:
@@ -209,8 +205,9 @@ class Prefetcher:
     def __init__(self, source: Iterable, depth: int = 2):
         self.queue = queue.Queue(maxsize=depth)
         self.stopped = threading.Event()
-        options = {"target": produce, "args": (source, self.put), "name": "prefetcher"}
-        self.thread = threading.Thread(**options, daemon=True)
+        self.thread = threading.Thread(
+            target=produce, args=(source, self.put), name="prefetcher", daemon=True
+        )
         self.thread.start()
 
     def put(self, kind: str, value: object) -> bool:

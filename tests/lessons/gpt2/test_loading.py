@@ -32,12 +32,17 @@ WORDS = {"encode": lambda text: [ord(c) for c in text], "end_of_text": 0}
 
 @pytest.fixture(autouse=True)
 def no_thread_stays():
-    before = set(threading.enumerate())
+    def left():
+        return [
+            thread for thread in threading.enumerate() if thread.name == "prefetcher" and thread not in before
+        ]
+
+    before = threading.enumerate()
     yield
     end = time.monotonic() + 5
-    while time.monotonic() < end and set(threading.enumerate()) - before:
+    while time.monotonic() < end and left():
         time.sleep(0.01)
-    assert not [t.name for t in threading.enumerate() if t not in before and t.name == "prefetcher"]
+    assert not left()
 
 
 @settings(max_examples=60, deadline=None)
@@ -196,6 +201,20 @@ WRONG = {
             if n:
                 yield buffer[:n]
         """,
+        # hands out the rest of a stream that broke off
+        """
+        def token_shards(documents, *, encode, end_of_text, shard_size):
+            waiting = array("H")
+            try:
+                for document in documents:
+                    waiting.extend([*encode(document), end_of_text])
+                    while len(waiting) >= shard_size:
+                        yield np.array(waiting[:shard_size])
+                        waiting = waiting[shard_size:]
+            finally:
+                if waiting:
+                    yield np.array(waiting)
+        """,
     ],
     "ShardedTokens": [
         # guesses that all shards are as long as the first
@@ -207,6 +226,34 @@ WRONG = {
                 n = len(self.shards[0])
                 flat = [self.shards[p // n][p % n] for p in places.flatten().tolist()]
                 return np.array(flat, dtype=self.dtype).reshape(places.shape)
+        """,
+        # no check of the range
+        """
+        class ShardedTokens(ShardedTokens):
+            def __getitem__(self, places):
+                if isinstance(places, slice):
+                    places = np.arange(*places.indices(len(self)))
+                out = np.zeros(places.shape, dtype=self.dtype)
+                number = np.searchsorted(self.ends, places, side="right")
+                for k in np.unique(number[number < len(self.shards)]):
+                    mine = number == k
+                    out[mine] = self.shards[k][places[mine] - self.starts[k]]
+                return out
+        """,
+        # copies each shard that it needs
+        """
+        class ShardedTokens(ShardedTokens):
+            def __getitem__(self, places):
+                if isinstance(places, slice):
+                    places = np.arange(*places.indices(len(self)))
+                if places.size and not 0 <= places.min() <= places.max() < len(self):
+                    raise IndexError("range")
+                out = np.zeros(places.shape, dtype=self.dtype)
+                number = np.searchsorted(self.ends, places, side="right")
+                for k in np.unique(number):
+                    mine = number == k
+                    out[mine] = self.shards[k][:].copy()[places[mine] - self.starts[k]]
+                return out
         """,
     ],
     "produce": [
@@ -258,6 +305,39 @@ WRONG = {
             def close(self):
                 self.stopped = True
         """,
+        # a full queue: asks without a pause
+        """
+        class Prefetcher(Prefetcher):
+            def put(self, kind, value):
+                while not self.stopped.is_set():
+                    try:
+                        self.queue.put_nowait((kind, value))
+                        return True
+                    except queue.Full:
+                        pass
+                return False
+        """,
+        # an empty queue: asks without a pause
+        """
+        class Prefetcher(Prefetcher):
+            def __next__(self):
+                while not self.stopped.is_set() and self.queue.empty():
+                    pass
+                return super().__next__()
+        """,
+        # a full queue: leaves out the end
+        """
+        class Prefetcher(Prefetcher):
+            def put(self, kind, value):
+                while not self.stopped.is_set():
+                    try:
+                        self.queue.put((kind, value), timeout=self.patience)
+                        return True
+                    except queue.Full:
+                        if kind == "end":
+                            return False
+                return False
+        """,
     ],
 }
 RIGHT = {
@@ -278,6 +358,8 @@ RIGHT = {
             def __getitem__(self, places):
                 if isinstance(places, slice):
                     places = np.arange(*places.indices(len(self)))
+                if ((places < 0) | (places >= len(self))).any():
+                    raise IndexError(places)
                 flat = places.reshape(-1)
                 order = np.argsort(flat)
                 number = np.searchsorted(self.starts, flat[order], side="right") - 1
@@ -353,6 +435,7 @@ SLIPS = [
     ("produce", "BaseException", "Exception", "only_the_usual_errors"),
     ("produce", "if not put(\"item\", item):\n                return", "put(\"item\", item)", "never_looked"),
     ("Prefetcher", ", timeout=self.patience", "", "waits_for_room_that_never_comes"),
+    ("Prefetcher", "self.queue.get()", "self.queue.get(timeout=self.patience)", "a slow source"),
     ("Prefetcher", "self.thread.join()", "pass", "closed_without_waiting"),
     ("Prefetcher", "maxsize=depth", "maxsize=0", "no_back_pressure"),
     ("Prefetcher", "if self.stopped.is_set():\n            raise StopIteration", "pass", "waits_after_the_end"),

@@ -46,12 +46,12 @@ def _told(sentences):
 
 @token_shards.cases
 def _(rng: np.random.Generator) -> Iterator[Case]:
-    def case(label, lengths, shard_size, *, extra=None):
+    def case(label, lengths, shard_size, *, extra=None, breaks=None):
         documents = [rng.integers(1, 65_536, size=n).tolist() for n in lengths]
         if extra is not None:
             documents[-1][-1] = extra
         end = int(rng.integers(40_000, 65_536))
-        return Case(label, documents=documents, end_of_text=end, shard_size=shard_size)
+        return Case(label, documents=documents, end_of_text=end, shard_size=shard_size, breaks=breaks)
 
     yield case("two documents in a shard", [3, 2], 10)
     yield case("a document goes on in the next shard", [3, 4, 2], 5)
@@ -65,30 +65,37 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("a stream of many", rng.integers(0, 30, size=60).tolist(), 37)
     yield case("a token that does not fit into uint16", [4, 5], 5, extra=65_541)
     yield case("a long document in small shards", [5, 20_000, 4], 3)
+    yield case("the stream breaks off after three documents", [5, 2, 4, 6, 3], 4, breaks=3)
 
 
 @token_shards.observe
-def _(obj, documents, end_of_text, shard_size):
+def _(obj, documents, end_of_text, shard_size, breaks):
     read = []
 
     def stream():
         for k in range(len(documents)):
+            if k == breaks:
+                raise ConnectionResetError("the network is gone")
             read.append(k)
             yield str(k)
 
     def encode(document):
         return list(documents[int(document)])
 
-    shards, moments = [], []
-    made = obj(stream(), encode=encode, end_of_text=end_of_text, shard_size=shard_size)
-    for shard in itertools.islice(made, 1_000_000):
-        if not isinstance(shard, np.ndarray):
-            return f"You must yield NumPy arrays, not a {type(shard).__name__}."
-        if shard.ndim != 1:
-            return f"Each shard must have one axis; yours has the shape {shard.shape}."
-        shards.append(shard)
-        moments.append(len(read))
+    shards, moments, ended = [], [], "quietly"
+    try:
+        made = obj(stream(), encode=encode, end_of_text=end_of_text, shard_size=shard_size)
+        for shard in itertools.islice(made, 1_000_000):
+            if not isinstance(shard, np.ndarray):
+                return f"You must yield NumPy arrays, not a {type(shard).__name__}."
+            if shard.ndim != 1:
+                return f"Each shard must have one axis; yours has the shape {shard.shape}."
+            shards.append(shard)
+            moments.append(len(read))
+    except ConnectionResetError:
+        ended = "with the stream's error"
     return {
+        "ended": ended,
         "lengths": np.array([len(shard) for shard in shards], dtype=np.int64),
         "types": sorted({str(shard.dtype) for shard in shards}),
         "tokens": np.concatenate(shards) if shards else None,
@@ -98,19 +105,22 @@ def _(obj, documents, end_of_text, shard_size):
 
 
 @token_shards.oracle
-def _(documents, end_of_text, shard_size):
-    row, ends = [], []
+def _(documents, end_of_text, shard_size, breaks):
+    documents, row, ends = documents[:breaks], [], []
     for document in documents:
         row = [*row, *document, end_of_text] if len(document) < 1000 else row + document + [end_of_text]
         ends.append(len(row))
     if row and max(row) > 65_535:
         raise OverflowError("unsigned short is greater than maximum")
+    if breaks is not None:  # only what was full by then
+        row = row[: len(row) // shard_size * shard_size]
     places = np.arange(0, len(row), shard_size)
     filled = np.minimum(places + shard_size, len(row))
     moments = np.searchsorted(ends, filled, side="left") + 1 if ends else np.zeros(0)
     if len(row) % shard_size:
         moments[-1] = len(documents)
     return {
+        "ended": "quietly" if breaks is None else "with the stream's error",
         "lengths": (filled - places).astype(np.int64),
         "types": ["uint16"] if row else [],
         "tokens": np.array(row, dtype=np.uint16) if row else None,
@@ -122,6 +132,8 @@ def _(documents, end_of_text, shard_size):
 token_shards.agree(
     _told(
         {
+            "ended": "The stream broke off, and your generator ended {0}; it should end {1}. Half a text must not "
+            "look like a whole one.",
             "types": "Your shards are of the types {0}, not uint16: 2 bytes for each token.",
             "moments": "You yield a shard too late, when more documents were read than it needs. A stream may be "
             "larger than memory: yield each shard as soon as it is full.",
@@ -208,6 +220,17 @@ def everything_first(documents, *, encode, end_of_text, shard_size):
 
 
 @token_shards.mistake
+def half_a_text(documents, *, encode, end_of_text, shard_size):
+    """You catch the stream's error, and end as if the text were complete. An index is then written for half of it. Let the error go on to the caller."""
+
+    def until_it_breaks():
+        with contextlib.suppress(OSError):
+            yield from documents
+
+    return _shards(until_it_breaks(), encode, end_of_text, shard_size)
+
+
+@token_shards.mistake
 def wrapped_around(documents, *, encode, end_of_text, shard_size):
     """A token above 65,535 becomes another one in your files: .astype(np.uint16) takes it modulo 65,536 and says nothing. Let OverflowError come, as array("H") and np.array(ids, dtype=np.uint16) do."""
     return _shards(
@@ -236,29 +259,33 @@ class _Shard:
     __class__ = np.ndarray  # for answers that ask isinstance
 
     def __init__(self, numbers):
-        self.numbers, self.read, self.touched = numbers, 0, False
+        self.numbers, self.read, self.touched, self.whole = numbers, 0, False, self
 
     def __len__(self):
         return len(self.numbers)
 
+    def count(self, n):
+        self.whole.read, self.whole.touched = self.whole.read + n, True
+
     def __getitem__(self, places):
-        self.touched = True
         cut = self.numbers[places]
-        self.read += (
-            0 if isinstance(places, slice) else np.size(cut)
-        )  # a slice is a view: nothing is read yet
-        return cut
+        self.count(0 if isinstance(places, slice) else np.size(cut))
+        if not isinstance(places, slice):
+            return cut
+        view = _Shard(cut)  # nothing is read yet
+        view.whole = self.whole
+        return view
 
     def take(self, places, *args, **options):
         return self[places]
 
     def __array__(self, dtype=None, copy=None):
-        self.touched, self.read = True, self.read + len(self)
+        self.count(len(self))
         return self.numbers.astype(dtype or self.numbers.dtype)
 
     def __getattr__(self, name):
         if name not in ("dtype", "shape", "size", "ndim"):
-            self.touched, self.read = True, self.read + len(self)
+            self.count(len(self))
         return getattr(self.numbers, name)
 
 
@@ -281,6 +308,9 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("int64 tokens", [5, 9, 4], rng.integers(0, 18, size=(3, 4)), np.int64)
     yield case("a slice", [5, 9, 4], slice(3, 16))
     yield case("no place", [5, 9, 4], np.zeros((2, 0), dtype=np.int64))
+    yield case("a place before the first", [5, 9], np.array([3, -1]))
+    yield case("a place after the last", [5, 9], np.array([[0, 14]]))
+    yield case("no shard", [], np.array([0]))
     yield case("many small shards", rng.integers(1, 5, size=300).tolist(), rng.integers(0, 300, size=(4, 6)))
 
 
@@ -288,38 +318,43 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
 def _(obj, shards, places):
     files = [_Shard(shard) for shard in shards]
     tokens = obj(list(files))
-    length = len(tokens)
-    before = [file.read for file in files]
+    length, before = len(tokens), sum(file.read for file in files)
     for file in files:
-        file.touched = False
+        file.read, file.touched = 0, False
     got = tokens[places]
     if not isinstance(got, np.ndarray):
         return f"tokens[places] must be a NumPy array, not a {type(got).__name__}."
     asked = places.size if isinstance(places, np.ndarray) else len(range(*places.indices(length)))
-    read = sum(file.read for file in files) - sum(before)
     return {
+        "read at first": before,
         "len": length,
         "tokens": np.array(got),
-        "much read": read > 2 * asked,
+        "much read": sum(file.read for file in files) > 2 * asked,
         "others": sum(file.touched for file in files),
     }
 
 
 @ShardedTokens.oracle
 def _(shards, places):
+    if not shards:
+        raise ValueError("there is no shard to read")
     row = [int(token) for shard in shards for token in shard]
     number = [k for k, shard in enumerate(shards) for _ in shard]
     if isinstance(places, slice):
         places = np.array(range(len(row))[places])
     flat = [int(place) for place in places.flatten()]
+    if any(not 0 <= place < len(row) for place in flat):
+        raise IndexError("there is no such place")
     tokens = np.array([row[place] for place in flat], dtype=shards[0].dtype).reshape(places.shape)
     hit = {number[place] for place in flat}
-    return {"len": len(row), "tokens": tokens, "much read": False, "others": len(hit)}
+    return {"read at first": 0, "len": len(row), "tokens": tokens, "much read": False, "others": len(hit)}
 
 
 ShardedTokens.agree(
     _told(
         {
+            "read at first": "You read {0} tokens before any was asked for. The shards may be larger than memory: keep "
+            "the maps, and read in __getitem__.",
             "much read": "You read more of the shards than the places that were asked for. They may be larger than "
             "memory: index each shard with its own places only.",
             "others": "You touched {0} shards, but the places lie in {1}. There may be thousands of shards: go "
@@ -335,6 +370,8 @@ class _Joined:
     side = "right"
 
     def __init__(self, shards):
+        if not shards:
+            raise ValueError("no shard")
         self.shards = shards
         lengths = [len(shard) for shard in shards]
         self.ends = np.cumsum(lengths)
@@ -355,6 +392,11 @@ class _Joined:
     def __getitem__(self, places):
         if isinstance(places, slice):
             places = np.arange(*places.indices(len(self)))
+        if places.size and not 0 <= places.min() <= places.max() < len(self):
+            raise IndexError("no such place")
+        return self.fetch(places)
+
+    def fetch(self, places):
         out = np.zeros(places.shape, dtype=self.shards[0].dtype)
         numbers = self.numbers(places)
         for k in self.chosen(numbers):
@@ -394,10 +436,8 @@ class the_shard_of_the_first_place(_Joined):
 class sorted_by_shard(_Joined):
     """You put the tokens together shard after shard, so they come out in another order than the places. Fill them in where their places stand: out[mine] = ..."""
 
-    def __getitem__(self, places):
-        if isinstance(places, slice):
-            places = np.arange(*places.indices(len(self)))
-        right = super().__getitem__(places).flatten()
+    def fetch(self, places):
+        right = super().fetch(places).flatten()
         order = np.argsort(self.numbers(places).flatten(), kind="stable")
         return right[order].reshape(places.shape)
 
@@ -406,7 +446,7 @@ class sorted_by_shard(_Joined):
 class joined_in_memory(_Joined):
     """You join the shards before you index. All files are then read into memory, for each batch again. Index each shard with its own places."""
 
-    def __getitem__(self, places):
+    def fetch(self, places):
         return np.concatenate([np.asarray(shard) for shard in self.shards])[places]
 
 
@@ -422,8 +462,8 @@ class through_all_shards(_Joined):
 class flat(_Joined):
     """You return the tokens without the shape of `places`. Make `out` with places.shape, and fill it."""
 
-    def __getitem__(self, places):
-        return super().__getitem__(places).flatten()[None, None, None]
+    def fetch(self, places):
+        return super().fetch(places).flatten()[None, None, None]
 
 
 # -- what the producer sends ---------------------------------------------------------------------------
@@ -447,6 +487,7 @@ class _Source:
     def __init__(self, items, error=None, seconds=0.0, broken_iter=False):
         self.items, self.error, self.seconds = items, error, seconds
         self.broken_iter, self.read, self.asked, self.stopped = broken_iter, 0, 0, False
+        self.clock, self.busy = None, 0.0  # the most seconds of the processor between two items
 
     def __iter__(self):
         if self.broken_iter:
@@ -455,6 +496,9 @@ class _Source:
 
     def __next__(self):
         self.asked += 1
+        if self.clock is not None:
+            self.busy = max(self.busy, time.thread_time() - self.clock)
+        self.clock = time.thread_time()
         if self.seconds:
             time.sleep(self.seconds)
         if self.stopped:
@@ -486,7 +530,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("the consumer leaves at the last item", 3, leave=3)
     yield case("the consumer leaves before the end", 3, leave=4)
     yield case("the consumer leaves before the error", 3, leave=4, error="value")
-    yield case("the consumer leaves a long source", 20_000, leave=7)
+    yield case("the consumer leaves a long source", 1_000, leave=7)
 
 
 def _shown(kind, value, error):
@@ -653,6 +697,7 @@ def read_all_first(source, put):
 
 # -- the prefetcher ------------------------------------------------------------------------------------
 
+BUSY = 0.02  # seconds of the processor while a call waits ten times as long
 PATIENCE = 2.5  # seconds that a call may take on a busy machine; it needs a twentieth
 _patience = weakref.WeakKeyDictionary()  # shorter for a class that hung once: it is wrong already
 
@@ -667,7 +712,7 @@ class _Watch:
     def __init__(self, obj, source):
         self.obj, self.source = obj, source
         self.before = set(threading.enumerate())
-        self.helpers = set()
+        self.helpers, self.busy = set(), 0.0  # the most seconds of the processor that a call took
 
     def __enter__(self):
         return self
@@ -693,6 +738,7 @@ class _Watch:
                 box.append((function(), None))
             except BaseException as error:
                 box.append((None, error))
+            self.busy = max(self.busy, time.thread_time())
 
         helper = threading.Thread(target=run, daemon=True)
         self.helpers.add(helper)
@@ -758,13 +804,15 @@ def _shake(thing):
 
 @Prefetcher.cases
 def _(rng: np.random.Generator) -> Iterator[Case]:
-    def case(label, n, depth, take, *, error=None, odd=False, how="close", wait=False):
-        return Case(label, n=n, depth=depth, take=take, error=error, odd=odd, how=how, wait=wait)
+    def case(label, n, depth, take, *, error=None, odd=False, how="close", wait=False, slow=False):
+        return Case(label, n=n, depth=depth, take=take, error=error, odd=odd, how=how, wait=wait, slow=slow)
 
     yield case("all of five items", 5, 2, None, how="nothing")
     yield case("odd items", 0, 3, None, odd=True, how="nothing")
     yield case("a source without items", 0, 2, None, how="nothing")
     yield case("an error after three items", 3, 5, None, error="value", how="nothing", wait=True)
+    yield case("the end comes while the queue is full", 2, 2, None, how="nothing", wait="short")
+    yield case("a slow source", 1, 2, None, how="nothing", slow=True)
     yield case("an error that is no Exception", 0, 1, None, error="stop", how="nothing")
     yield case("a consumer that pauses", 6, 2, None, how="nothing", wait="long")
     yield case("closed after two of many items", 5000, 3, 2, wait=True)
@@ -779,9 +827,9 @@ def _items(n, odd):
 
 
 @Prefetcher.observe
-def _(obj, n, depth, take, error, odd, how, wait):
+def _(obj, n, depth, take, error, odd, how, wait, slow):
     error = _ERRORS.get(error)
-    source, seen = _Source(_items(n, odd), error), {"hung": "nothing"}
+    source, seen = _Source(_items(n, odd), error, 0.15 if slow else 0.0), {"hung": "nothing"}
     with _Watch(obj, source) as watch:
         try:
             line = watch.call("Prefetcher(...)", lambda: obj(source, depth))
@@ -790,13 +838,17 @@ def _(obj, n, depth, take, error, odd, how, wait):
             taken, ending = [], "none yet"
             if wait:
                 seen["ahead"] = _ahead(watch.settled(min(depth, len(source.items))), depth, source)
-                time.sleep(0.2 if wait == "long" else 0.0)
+                time.sleep({"long": 0.25, "short": 0.12}.get(wait, 0.0))
             for _ in range(len(source.items) + 2 if take is None else take):
                 taken.append(_next(watch, line, error))
                 if taken[-1].startswith("raised"):
                     ending = taken.pop()
                     break
             seen |= {"items": taken, "ending": ending}
+            if wait == "long":
+                seen["put is busy"] = source.busy > BUSY
+            if slow:
+                seen["next is busy"] = watch.busy > BUSY
             if wait and take:
                 wanted = min(take + depth, len(source.items))
                 seen["ahead later"] = _ahead(watch.settled(wanted) - take, depth, source, take)
@@ -840,7 +892,7 @@ def _ahead(waiting, depth, source, taken=0):
 
 
 @Prefetcher.oracle
-def _(n, depth, take, error, odd, how, wait):
+def _(n, depth, take, error, odd, how, wait, slow):
     values = [repr(item) for item in _items(n, odd)]
     seen = {"hung": "nothing"}
     if wait:
@@ -848,6 +900,10 @@ def _(n, depth, take, error, odd, how, wait):
     seen["items"] = values[:take]
     ending = "raised the error" if error else "raised StopIteration"
     seen["ending"] = ending if take is None else "none yet"
+    if wait == "long":
+        seen["put is busy"] = False
+    if slow:
+        seen["next is busy"] = False
     if wait and take:
         seen["ahead later"] = "right"
     seen["threads"] = 0
@@ -868,6 +924,10 @@ Prefetcher.agree(
             "hung": "`{0}` did not come back within a few seconds: it waits for something that never happens. Who waits for whom?",
             "ahead": AHEAD,
             "ahead later": AHEAD,
+            "put is busy": "While the queue was full, your put kept the processor busy: it asks again and again without a "
+            "pause, and takes the time from the training. Let queue.put wait, with a timeout.",
+            "next is busy": "While the queue was empty, your next kept the processor busy: it asks again and again "
+            "without a pause. Let queue.get wait.",
             "ending": "After the items came: {0}; it should be: {1}.",
             "threads": "{0} threads are still there. When the line is closed or has ended, the producer's thread must have ended too.",
             "put after close": "After close, put returned {0}. It must return False, so that the producer stops.",
@@ -946,6 +1006,24 @@ class waits_for_room_that_never_comes(_Line):
             return False
         self.queue.put((kind, value))
         return True
+
+
+@Prefetcher.mistake
+class gives_up_on_a_slow_source(_Line):
+    """Your next waits for a short time only, and takes an empty queue for the end. A source may be slow. Only an entry says that it is over: wait for it."""
+
+    def __next__(self):
+        if self.closed.is_set():
+            raise StopIteration
+        try:
+            kind, value = self.queue.get(timeout=0.1)
+        except queue.Empty:
+            self.close()
+            raise StopIteration from None
+        if kind == "item":
+            return value
+        self.close()
+        self.stop(kind, value)
 
 
 @Prefetcher.mistake
@@ -1042,3 +1120,7 @@ class hands_out_after_close(_Line):
             return value
         self.close()
         self.stop(kind, value)
+
+
+for _hanging in (waits_for_room_that_never_comes, waits_after_the_end, put_does_not_answer):
+    _patience[_hanging] = 0.6  # no need to find out slowly
