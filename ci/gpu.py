@@ -20,6 +20,15 @@ from pathlib import Path
 
 from ci.lesson import ROOT, lessons, read_notebook
 
+# GPT-2 of 124 million parameters at the batch whose times on an A100 are published, and at batches that fill a large GPU.
+FULL_SIZE = {
+    "sizes": {},
+    "B": 16,
+    "T": 1024,
+    "device": "cuda",
+    "repeats": 20,
+    "larger_batches": [32, 64, 128],
+}
 NEEDED = ("chapters", "ci", "solutions", "src", "jupytext.toml", "pyproject.toml", "_config.yml")
 
 
@@ -53,7 +62,12 @@ def measure(root: Path, chosen: list[str], scale: str = "gpu") -> tuple[dict, li
         smoke = {**environment, "GROUNDUP_SCALE": "smoke", "GROUNDUP_NO_RECORD": "1"}
         if notebooks and subprocess.run(validate, cwd=copy, env=smoke).returncode:
             problems.append("a solved notebook does not hold on this machine: see above")
-        records = {}
+        records, measured = {}, {}
+        rungs = copy / "src" / "groundup" / "ladder.json"
+        if rungs.exists():
+            # Of the models that were trained in this run alone.
+            climbed = [r for r in json.loads(rungs.read_text(encoding="utf-8")) if r["scale"] == scale]
+            measured |= {"ladder": climbed} if climbed else {}
         for lesson in course:
             made = copy / lesson.solution_path
             kept = root / lesson.solution_path
@@ -62,10 +76,29 @@ def measure(root: Path, chosen: list[str], scale: str = "gpu") -> tuple[dict, li
                 continue  # it did not run; `problems` says so
             records[lesson.id] = dict(facts)
             refresh(made, kept, scale)
+    if "gpt2.speed" in records and scale == "gpu":
+        try:
+            measured["training_speed"] = training_speed(**FULL_SIZE)
+        except RuntimeError as error:
+            problems.append(f"the ladder of a training step did not run: {error}")
     any_record = next(iter(records.values()), {})
     about = {key: any_record.get(key) for key in ("device", "machine", "python", "torch")}
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    return {"date": date, "scale": scale, **about, "lessons": records}, problems
+    return {"date": date, "scale": scale, **about, "lessons": records, **measured}, problems
+
+
+def training_speed(sizes: dict, **options) -> list[dict]:
+    """The rungs of the lesson gpt2.speed for a GPT of these sizes, as numbers: ms, tokens/s, MFU, shares of the time.
+
+    sizes: of GPTConfig; options: those of `groundup.gpt2.speed.speed_ladder`.
+
+    Raises:
+        RuntimeError: a rung failed.
+    """
+    from groundup.gpt2.model import GPTConfig
+    from groundup.gpt2.speed import in_own_process
+
+    return in_own_process("speed_ladder", GPTConfig(**sizes), **options)
 
 
 def refresh(made: Path, kept: Path, scale: str) -> None:

@@ -193,6 +193,16 @@ def test_gpu_runs_every_lesson_and_writes_a_record(course):
     assert path.parent == course / "book/results" and json.loads(path.read_text()) == record
 
 
+def test_gpu_measures_a_training_step_rung_by_rung():
+    """The real function, on a GPT so small that a CPU makes a step in a moment."""
+    sizes = {"block_size": 8, "vocab_size": 50, "n_layer": 1, "n_head": 2, "n_embd": 16}
+    rows = gpu.training_speed(sizes, B=2, T=8, device="cpu", repeats=1, compiled=False, profiled=False)
+    assert len(rows) >= 3 and all(
+        row["tokens_per_second"] > 0 and row["mfu"] > 0 for row in rows if "ms" in row
+    )
+    json.dumps(rows)
+
+
 def test_gpu_refreshes_only_outputs_from_a_gpu(course):
     solved, made = course / "solutions/01_sample/01_first.ipynb", course / "made.ipynb"
     made.write_text("new", encoding="utf-8")
