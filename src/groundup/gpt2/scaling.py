@@ -69,7 +69,7 @@ def misfit(theta: Tensor, n: Tensor, d: Tensor, loss: Tensor) -> Tensor:
 
 
 # Where the search begins: ln A, ln B, ln E, alpha, beta
-STARTS = [(a, b, 0.0, p, p) for a in (2.0, 8.0) for b in (2.0, 8.0) for p in (0.3, 0.6)]
+STARTS = [(a, b, 0.0, 0.4, 0.4) for a in (2.0, 8.0) for b in (2.0, 8.0)]
 
 
 def descend(objective: Callable[[Tensor], Tensor], start: Sequence[float]) -> Tensor:
