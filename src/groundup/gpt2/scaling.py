@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -90,9 +91,9 @@ def descend(objective: Callable[[Tensor], Tensor], start: Sequence[float]) -> Te
 
 
 def fit_scaling_law(
-    n: Sequence[float],
-    d: Sequence[float],
-    loss: Sequence[float],
+    n: Sequence[float] | np.ndarray | Tensor,
+    d: Sequence[float] | np.ndarray | Tensor,
+    loss: Sequence[float] | np.ndarray | Tensor,
     starts: Sequence[Sequence[float]] = STARTS,
 ) -> ScalingLaw:
     """The law with the smallest misfit to runs of n weights and d tokens.

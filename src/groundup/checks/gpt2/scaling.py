@@ -5,6 +5,7 @@ starts of which some lead into a dead end; the oracle is the law itself. The bes
 """
 
 import copy
+import inspect
 import math
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -297,19 +298,29 @@ compute_optimal = Exercise("gpt2.scaling.compute_optimal")
 
 @compute_optimal.cases
 def _(rng: np.random.Generator) -> Iterator[Case]:
-    yield Case("the worked example", law=Law(1.0, 4.0, 1.0, 0.5, 0.5), flops=600.0)
-    yield Case("no leading factor", law=Law(0.5, 3.0, 3.0, 0.25, 0.25), flops=6e10)
-    yield Case("the law fitted again", law=Law(1.8172, 482.01, 2085.43, 0.3478, 0.3658), flops=3.14e23)
+    yield Case("the worked example", law=(1.0, 4.0, 1.0, 0.5, 0.5), flops=600.0)
+    yield Case("no leading factor", law=(0.5, 3.0, 3.0, 0.25, 0.25), flops=6e10)
+    yield Case("the law fitted again", law=(1.8172, 482.01, 2085.43, 0.3478, 0.3658), flops=3.14e23)
     for number in range(3):
         exponents = rng.uniform(0.15, 0.3), rng.uniform(0.35, 0.6)
         alpha, beta = exponents if number < 2 else exponents[::-1]
-        law = Law(rng.uniform(0.5, 2), rng.uniform(2, 500), rng.uniform(100, 3000), alpha, beta)
-        yield Case(f"a random law ({number + 1})", law=law, flops=float(10 ** rng.uniform(12, 24)))
+        law = rng.uniform(0.5, 2), rng.uniform(2, 500), rng.uniform(100, 3000), alpha, beta
+        yield Case(
+            f"a random law ({number + 1})", law=tuple(map(float, law)), flops=float(10 ** rng.uniform(12, 24))
+        )
+
+
+@compute_optimal.observe
+def _(obj, law, flops):
+    """Called with the page's own kind of law, where the learner's function knows it."""
+    known = getattr(inspect.unwrap(obj), "__globals__", {})
+    return obj(known.get("ScalingLaw", Law)(*law), flops)
 
 
 @compute_optimal.oracle
 def _(law, flops):
     """Bisects in ln N for the place where both terms change alike."""
+    law = Law(*law)
 
     def slope(x):
         n = math.exp(x)
