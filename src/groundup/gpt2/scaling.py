@@ -34,7 +34,7 @@ __all__ = [
 
 
 def matmul_weights(n_layer: int, n_embd: int, vocab_size: int) -> int:
-    """How many weights of a GPT multiply: 12 C² in each layer, and V C for the logits."""
+    """How many weights of a GPT multiply: 12 C² in each layer, V C for the logits."""
     return 12 * n_layer * n_embd**2 + vocab_size * n_embd
 
 
@@ -54,7 +54,7 @@ class ScalingLaw:
     beta: float
 
     def loss(self, n, d):
-        """The predicted loss of n weights after d tokens: numbers, arrays or tensors."""
+        """The predicted loss of n weights after d tokens; numbers, arrays, tensors."""
         return self.E + self.A / n**self.alpha + self.B / d**self.beta
 
 
@@ -214,7 +214,8 @@ def compile_c(source: str) -> ctypes.CDLL | None:
 
 def block_in_c(library: ctypes.CDLL, block: torch.nn.Module, x: Tensor) -> Tensor:
     """What a GPT-2 block makes of x (B, T, C), float32, computed by BLOCK_IN_C."""
-    weights = [w.detach().float().cpu().contiguous() for w in block.state_dict().values()]
+    tensors = block.state_dict().values()
+    weights = [w.detach().float().cpu().contiguous() for w in tensors]
     pointers = (ctypes.c_void_p * len(weights))(*(w.data_ptr() for w in weights))
     y = x.detach().float().cpu().contiguous().clone()
     for sequence in y:  # a row of y: the C function changes it in place

@@ -5,6 +5,7 @@ starts of which some lead into a dead end; the oracle is the law itself. The bes
 """
 
 import copy
+import functools
 import inspect
 import math
 from collections.abc import Iterator
@@ -130,13 +131,13 @@ def losses_not_their_logarithms(theta, n, d, loss):
     return _huber(_terms(theta, n, d).logsumexp(0).exp(), loss)
 
 
-@misfit.mistake
+@misfit.mistake(shape=True)  # right on no case
 def one_logarithm_forgotten(theta, n, d, loss):
     """You compare the predicted logarithm with the measured loss itself. Both sides must be logarithms."""
     return _huber(_terms(theta, n, d).logsumexp(0), loss)
 
 
-@misfit.mistake
+@misfit.mistake(shape=True)  # right on no case
 def terms_added_as_logarithms(theta, n, d, loss):
     """You add up the three exponents. A sum of logarithms is the logarithm of a product, but the law is a sum: exp each, add, then take the logarithm; that is logsumexp."""
     return _huber(_terms(theta, n, d).sum(0), loss.log())
@@ -149,7 +150,7 @@ def powers_that_grow(theta, n, d, loss):
     return _huber(_terms(torch.stack([a, b, e, -alpha, -beta]), n, d).logsumexp(0), loss.log())
 
 
-@misfit.mistake
+@misfit.mistake(shape=True)  # right on no case
 def sizes_without_logarithm(theta, n, d, loss):
     """You multiply α by N itself. The exponent of A / N^α is a − α ln N: take n.log() and d.log()."""
     return _huber(_terms(theta, n.exp(), d.exp()).logsumexp(0), loss.log())
@@ -186,8 +187,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
         return Case(label, **told, starts=starts, known=tuple(map(float, known)))
 
     yield case("a single start", [GOOD], (1.2, 5.0, 1000.0, 0.2, 0.5))
-    yield case("the best start is the last", [NO_A, GOOD])
-    yield case("the best start is the first, arrays", [GOOD, NO_B], kind=np.array)
+    yield case("the best start is the last, arrays", [NO_A, GOOD], kind=np.array)
     yield case("the best start is in the middle, tensors", [NO_B, GOOD, NO_A], kind=tensor)
 
 
@@ -216,29 +216,31 @@ def _(got, expected):
     return None
 
 
-def _descend(objective, start):
+@functools.lru_cache(maxsize=64)  # a mistake meets the same runs again and again
+def _end(runs, start):
+    """The misfit and the place where L-BFGS ends, for runs of (n, d, loss)."""
+    n, d, loss = tensor(runs).T
     theta = torch.tensor(start, dtype=torch.float64, requires_grad=True)
     options = {"max_iter": 300, "tolerance_grad": 1e-12, "tolerance_change": 1e-16}
     optimizer = torch.optim.LBFGS([theta], line_search_fn="strong_wolfe", **options)
 
+    def objective():
+        return _huber(_terms(theta, n, d).logsumexp(0), loss.log())
+
     def closure():
         optimizer.zero_grad()
-        value = 1e6 * objective(theta)
+        value = 1e6 * objective()
         value.backward()
         return value
 
     optimizer.step(closure)
-    return theta.detach()
+    return objective().item(), theta.tolist()
 
 
 def _ends(n, d, loss, starts):
     """The end of each start with its misfit."""
-    n, d, loss = (torch.as_tensor(x, dtype=torch.float64) for x in (n, d, loss))
-
-    def objective(theta):
-        return _huber(_terms(theta, n, d).logsumexp(0), loss.log())
-
-    return [(objective(end).item(), end.tolist()) for end in (_descend(objective, s) for s in starts)]
+    runs = tuple(zip(*(map(float, column) for column in (n, d, loss)), strict=True))
+    return [_end(runs, tuple(start)) for start in starts]
 
 
 def _law(end):
