@@ -142,15 +142,41 @@ def came_up_again(step, *, max_lr, min_lr, warmup, steps):
     """After step `steps` your rate rises again: a cosine goes on as a wave. A run that is made longer would then climb. From step `steps` on it is min_lr."""
     if step < warmup:
         return max_lr * (step + 1) / warmup
-    return _cosine((step - warmup) / (steps - warmup), max_lr, min_lr) if steps > warmup else min_lr
+    return _cosine((step - warmup) / (steps - warmup), max_lr, min_lr)
 
 
 @warmup_cosine.mistake
 def down_to_zero(step, *, max_lr, min_lr, warmup, steps):
-    """Your cosine runs between max_lr and 0, and min_lr only cuts it off or follows it. Half the wave has to run between max_lr and min_lr: scale it by max_lr − min_lr and add min_lr."""
+    """Your cosine runs between max_lr and 0, and min_lr only cuts it off. Half the wave has to run between max_lr and min_lr: scale it by max_lr − min_lr and add min_lr."""
     if step < warmup:
         return max_lr * (step + 1) / warmup
     return min_lr if step >= steps else max(min_lr, _cosine((step - warmup) / (steps - warmup), max_lr, 0.0))
+
+
+@warmup_cosine.mistake
+def left_out_the_half(step, *, max_lr, min_lr, warmup, steps):
+    """Your rate is too high after the warm-up: 1 + cos begins at 2. Take half of it, so that the way down begins at max_lr."""
+    if step < warmup:
+        return max_lr * (step + 1) / warmup
+    return (
+        min_lr if step >= steps else 2 * _cosine((step - warmup) / (steps - warmup), max_lr, min_lr) - min_lr
+    )
+
+
+@warmup_cosine.mistake
+def forgot_to_add_the_minimum(step, *, max_lr, min_lr, warmup, steps):
+    """Your wave has the right height, max_lr − min_lr, but stands on 0: it begins below max_lr. Add min_lr to it."""
+    if step < warmup:
+        return max_lr * (step + 1) / warmup
+    return min_lr if step >= steps else _cosine((step - warmup) / (steps - warmup), max_lr - min_lr, 0.0)
+
+
+@warmup_cosine.mistake
+def ignored_the_minimum(step, *, max_lr, min_lr, warmup, steps):
+    """Your cosine runs from max_lr to 0, and then jumps up to min_lr. Scale the wave by max_lr − min_lr and add min_lr: it ends where the level part begins."""
+    if step < warmup:
+        return max_lr * (step + 1) / warmup
+    return min_lr if step >= steps else _cosine((step - warmup) / (steps - warmup), max_lr, 0.0)
 
 
 @warmup_cosine.mistake
@@ -170,365 +196,6 @@ def minimum_one_step_early(step, *, max_lr, min_lr, warmup, steps):
         return max_lr * (step + 1) / warmup
     done = (step - warmup) / (steps - 1 - warmup) if steps - 1 > warmup else 1.0
     return _cosine(min(1.0, done), max_lr, min_lr)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-warmup_stable_decay = Exercise("gpt2.schedules.warmup_stable_decay")
-_rates(warmup_stable_decay)
-
-
-@warmup_stable_decay.observe
-def _(obj, at, **plan):
-    seen = {step: obj(step, **plan) for step in at}
-    del plan["min_lr"]
-    return seen | {f"{at[-1]}, without min_lr": obj(at[-1], **plan)}
-
-
-@warmup_stable_decay.cases
-def _(rng: np.random.Generator) -> Iterator[Case]:
-    def case(label, at, warmup, decay, steps, max_lr=None, min_lr=None):
-        highest = float(rng.uniform(1e-4, 1e-2)) if max_lr is None else max_lr
-        lowest = highest * float(rng.uniform(0.05, 0.3)) if min_lr is None else min_lr
-        return Case(
-            label, at=list(at), max_lr=highest, min_lr=lowest, warmup=warmup, decay=decay, steps=steps
-        )
-
-    yield case("the worked example", [0, 3, 4, 9, 10, 13, 14, 20], 4, 5, 14, max_lr=1.0, min_lr=0.0)
-    yield case("every step, and some after the end", range(45), 7, 11, 40)
-    yield case("no warm-up", [0, 1, 8, 9, 10, 13, 14, 12], 0, 4, 13)
-    yield case("the descent begins where the warm-up ends", [0, 4, 5, 6, 10, 13, 14, 11], 5, 9, 14)
-    yield case("before the descent", [0, 2, 3, 4], 3, 5, 30)
-    yield case("a descent of one step", [0, 2, 3, 18, 19, 20, 21, 19], 3, 1, 20)
-    warmup, decay, steps = (int(n) for n in rng.integers((100, 1000, 10_000), (500, 3000, 20_000)))
-    first = steps - decay
-    at = [0, warmup - 1, warmup, first - 1, first, first + 1, steps - 1, steps, steps + 7, first + decay // 3]
-    yield case("a long run", at, warmup, decay, steps)
-
-
-@warmup_stable_decay.oracle
-def _(at, max_lr, min_lr, warmup, decay, steps):
-    def rate(step, lowest):
-        if step in range(warmup):
-            return _level(step, warmup, max_lr)
-        return float(np.interp(step, [steps - decay, steps], [max_lr, lowest]))
-
-    seen = {step: rate(step, min_lr) for step in at}
-    return seen | {f"{at[-1]}, without min_lr": rate(at[-1], 0.0)}
-
-
-def _wsd(step, max_lr, min_lr, warmup, decay, steps):
-    if step < warmup:
-        return max_lr * (step + 1) / warmup
-    return min_lr + (max_lr - min_lr) * min(decay, max(0, steps - step)) / decay
-
-
-@warmup_stable_decay.mistake
-def descent_one_step_early(step, *, max_lr, min_lr=0.0, warmup, decay, steps):
-    """Your rate reaches min_lr one step early. In step `steps` none of the descent is left, in the step before it one part in `decay`: steps left are steps − step."""
-    return _wsd(step + 1 if step >= warmup else step, max_lr, min_lr, warmup, decay, steps)
-
-
-@warmup_stable_decay.mistake
-def fell_below_the_minimum(step, *, max_lr, min_lr=0.0, warmup, decay, steps):
-    """After step `steps` your rate falls on, even below 0: the model would walk uphill. The steps left never get below 0."""
-    if step < warmup:
-        return max_lr * (step + 1) / warmup
-    return min_lr + (max_lr - min_lr) * min(decay, steps - step) / decay
-
-
-@warmup_stable_decay.mistake
-def no_level_part(step, *, max_lr, min_lr=0.0, warmup, decay, steps):
-    """Before the descent your rate is above its maximum, or falls from the warm-up on. It stays at max_lr until `decay` steps are left: the steps left count at most `decay`."""
-    if step < warmup:
-        return max_lr * (step + 1) / warmup
-    return min_lr + (max_lr - min_lr) * max(0, steps - step) / decay
-
-
-@warmup_stable_decay.mistake
-def fell_over_all_steps(step, *, max_lr, min_lr=0.0, warmup, decay, steps):
-    """Your descent takes all steps after the warm-up. It takes the last `decay` steps; before them the rate is level."""
-    return _wsd(step, max_lr, min_lr, warmup, max(1, steps - warmup), steps)
-
-
-@warmup_stable_decay.mistake
-def decay_is_a_step_number(step, *, max_lr, min_lr=0.0, warmup, decay, steps):
-    """You took `decay` for the step in which the descent begins. It is how many steps the descent takes; it begins in step steps − decay."""
-    return _wsd(step, max_lr, min_lr, warmup, max(1, steps - decay), steps)
-
-
-@warmup_stable_decay.mistake
-def fell_to_zero(step, *, max_lr, min_lr=0.0, warmup, decay, steps):
-    """Your rate falls towards 0, and min_lr only cuts it off or is left out. The line runs from max_lr to min_lr."""
-    return (
-        max(min_lr, _wsd(step, max_lr, 0.0, warmup, decay, steps))
-        if step >= warmup
-        else _wsd(step, max_lr, 0.0, warmup, decay, steps)
-    )
-
-
-@warmup_stable_decay.mistake
-def warm_up_began_at_zero(step, *, max_lr, min_lr=0.0, warmup, decay, steps):
-    """Your warm-up starts at step / warmup, which is 0 in the first step. Steps count from 0: use step + 1, as in the cosine."""
-    return max_lr * step / warmup if step < warmup else _wsd(step, max_lr, min_lr, warmup, decay, steps)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-batch_size_ramp = Exercise("gpt2.schedules.batch_size_ramp")
-_rates(batch_size_ramp)
-
-
-@batch_size_ramp.cases
-def _(rng: np.random.Generator) -> Iterator[Case]:
-    def case(label, at, start, end, steps, multiple_of):
-        return Case(label, at=list(at), start=start, end=end, steps=steps, multiple_of=multiple_of)
-
-    yield case("the worked example", [0, 1, 3, 8, 9], 8, 32, 8, 4)
-    yield case("every step, and some after", range(30), 6, 48, 23, 6)
-    yield case("one at a time", range(0, 105), 5, 105, 100, 1)
-    yield case("a ramp of one step", [0, 1, 2, 50], 3, 12, 1, 3)
-    yield case("a level ramp", [0, 3, 7, 9], 20, 20, 7, 5)
-    unit, steps = int(rng.integers(2, 9)), int(rng.integers(50, 500))
-    low, high = unit * int(rng.integers(1, 4)), unit * int(rng.integers(20, 90))
-    yield case("drawn at random", range(0, steps + 9), low, high, steps, unit)
-
-
-@batch_size_ramp.oracle
-def _(at, start, end, steps, multiple_of):
-    sizes = {}
-    for step in at:
-        exact = start + Fraction(end - start) * min(Fraction(step, steps), 1)
-        sizes[step] = math.floor(exact / multiple_of) * multiple_of
-    return sizes
-
-
-@batch_size_ramp.mistake
-def rounded_to_the_nearest(step, *, start, end, steps, multiple_of):
-    """You rounded to the nearest multiple. Round down: the batch must not be larger than the straight line says."""
-    exact = start + Fraction((end - start) * min(step, steps), steps)
-    return round(exact / multiple_of) * multiple_of
-
-
-@batch_size_ramp.mistake
-def rounded_up(step, *, start, end, steps, multiple_of):
-    """You rounded up to a multiple. Round down: the batch must not be larger than the straight line says."""
-    return (
-        math.ceil(start + Fraction((end - start) * min(step, steps), steps * 1))
-        // -multiple_of
-        * -multiple_of
-    )
-
-
-@batch_size_ramp.mistake
-def grew_on(step, *, start, end, steps, multiple_of):
-    """Your batch grows on after step `steps`, until no device can hold it. From there on it is `end`."""
-    return (start + (end - start) * step // steps) // multiple_of * multiple_of
-
-
-@batch_size_ramp.mistake
-def grew_from_zero(step, *, start, end, steps, multiple_of):
-    """Your line starts at 0 and not at `start`: it goes from start to end, so only end − start is to be shared out over the steps."""
-    return max(start, end * min(step, steps) // steps // multiple_of * multiple_of)
-
-
-@batch_size_ramp.mistake
-def never_rounded(step, *, start, end, steps, multiple_of):
-    """You did not round to a multiple of multiple_of. Such a batch cannot be cut into whole micro-batches."""
-    return start + (end - start) * min(step, steps) // steps
-
-
-@batch_size_ramp.mistake
-def computed_with_floats(step, *, start, end, steps, multiple_of):
-    """You divided first and cut off after it. step / steps is not exact in binary: 100 · (29 / 100) falls just below 29 and becomes 28. Multiply whole numbers first, then use //."""
-    return int(start + (end - start) * (min(step, steps) / steps)) // multiple_of * multiple_of
-
-
-@batch_size_ramp.mistake
-def full_one_step_early(step, *, start, end, steps, multiple_of):
-    """Your batch is one step ahead: it reaches `end` in step steps − 1. Step 0 has `start`, step `steps` has `end`."""
-    size = start + (end - start) * min(step + 1, steps) // steps
-    return size // multiple_of * multiple_of if step else start
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-optimizer_tensors = Exercise("gpt2.schedules.optimizer_tensors")
-
-
-class _Nested(nn.Module):
-    """Parameters of equal and of different shapes, with dots in their names, one of them tied."""
-
-    def __init__(self):
-        super().__init__()
-        self.wte = nn.Embedding(5, 3)
-        self.h = nn.ModuleList(nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3)) for _ in range(2))
-        self.lm_head = nn.Linear(3, 5, bias=False)
-        self.lm_head.weight = self.wte.weight
-        self.unused = nn.Parameter(torch.ones(2))
-        self.frozen = nn.Parameter(torch.ones(3, 3), requires_grad=False)
-
-    def forward(self, idx):
-        x = self.wte(idx)
-        for layer in self.h:
-            x = x + layer(x)
-        return self.lm_head(x)
-
-
-_OPTIMIZERS = {
-    "AdamW": lambda groups: torch.optim.AdamW(groups, lr=1e-2),
-    "AdamW with amsgrad": lambda groups: torch.optim.AdamW(groups, lr=1e-2, amsgrad=True),
-    "SGD with momentum": lambda groups: torch.optim.SGD(groups, lr=1e-2, momentum=0.9),
-}
-
-
-@optimizer_tensors.cases
-def _(rng: np.random.Generator) -> Iterator[Case]:
-    def case(label, kind, steps, grouped, nested=True):
-        return Case(
-            label, kind=kind, steps=steps, grouped=grouped, nested=nested, seed=int(rng.integers(1000))
-        )
-
-    yield case("one layer, two steps of AdamW", "AdamW", 2, False, nested=False)
-    yield case("a model in one group", "AdamW", 3, False)
-    yield case("groups in another order than the model", "AdamW", 2, True)
-    yield case("no step yet", "AdamW", 0, True)
-    yield case("AdamW with one more tensor", "AdamW with amsgrad", 2, True)
-    yield case("another optimizer", "SGD with momentum", 3, True)
-
-
-def _stepped(kind, steps, grouped, nested, seed):
-    """A model and an optimizer after some steps, and the parameters in the optimizer's order."""
-    torch.manual_seed(seed)
-    model = _Nested() if nested else nn.Linear(3, 2)
-    learnt = [p for p in model.parameters() if p.requires_grad]
-    if grouped:
-        parts = [[p for p in learnt[::-1] if p.dim() < 2], [p for p in learnt if p.dim() >= 2]]
-    else:
-        parts = [learnt]
-    optimizer = _OPTIMIZERS[kind]([{"params": part} for part in parts])
-    for _ in range(steps):
-        x = torch.randint(5, (2, 4)) if nested else torch.randn(4, 3)
-        optimizer.zero_grad()
-        model(x).square().sum().backward()
-        optimizer.step()
-    return model, optimizer, [p for part in parts for p in part]
-
-
-def _flat(out):
-    if not isinstance(out, dict):
-        return None if out is None else f"The result must be a dictionary, but it is a {type(out).__name__}."
-    for name, value in out.items():
-        if not isinstance(name, str):
-            return f"Every key must be a text such as 'weight.step', but one is a {type(name).__name__}."
-        if not isinstance(value, torch.Tensor):
-            return f"Every value must be a tensor, but {name!r} is a {type(value).__name__}."
-    return {name: value.detach().clone() for name, value in out.items()}
-
-
-@optimizer_tensors.observe
-def _(obj, kind, steps, grouped, nested, seed):
-    with torch.random.fork_rng(devices=[]):
-        model, optimizer, _ = _stepped(kind, steps, grouped, nested, seed)
-    known = len(optimizer.state)
-    made = _flat(obj(model, optimizer))
-    if not isinstance(made, dict):
-        return made
-    names = sorted(made)
-    return {
-        "The names": names,
-        **{name: made[name] for name in names},
-        "How many states the optimizer has more after the call": len(optimizer.state) - known,
-    }
-
-
-@optimizer_tensors.oracle
-def _(kind, steps, grouped, nested, seed):
-    with torch.random.fork_rng(devices=[]):
-        model, optimizer, order = _stepped(kind, steps, grouped, nested, seed)
-    made = {}
-    for number, state in optimizer.state_dict()["state"].items():
-        (name,) = [n for n, p in model.named_parameters() if p is order[number]]
-        made |= {".".join((name, key)): value for key, value in state.items()}
-    names = sorted(made)
-    return {
-        "The names": names,
-        **{name: made[name] for name in names},
-        "How many states the optimizer has more after the call": 0,
-    }
-
-
-optimizer_tensors.agree(by_name)
-
-
-@optimizer_tensors.mistake
-def numbers_for_names(model, optimizer):
-    """Your keys begin with numbers, as in state_dict. They follow the order of the groups; if that changes, a parameter gets another's running means. Use the model's names."""
-    state = optimizer.state_dict()["state"]
-    return {f"{number}.{key}": value for number, entry in state.items() for key, value in entry.items()}
-
-
-@optimizer_tensors.mistake
-def numbered_in_the_models_order(model, optimizer):
-    """You gave the states of state_dict to the parameters in the model's order. It numbers them in the order of the groups, so parameters got others' states. Ask optimizer.state with the parameter itself."""
-    state, made = optimizer.state_dict()["state"], {}
-    learnt = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    for number, (name, _) in enumerate(learnt):
-        made |= {f"{name}.{key}": value for key, value in state.get(number, {}).items()}
-    return made
-
-
-@optimizer_tensors.mistake
-def made_empty_states(model, optimizer):
-    """You asked for optimizer.state[parameter] where there is none, and so made an empty state: it is a defaultdict. AdamW takes an entry that exists for one that is filled, or writes it to the file. Use .get."""
-    return {
-        f"{name}.{key}": value
-        for name, parameter in model.named_parameters()
-        for key, value in optimizer.state[parameter].items()
-    }
-
-
-@optimizer_tensors.mistake
-def forgot_the_step(model, optimizer):
-    """Some of the state is missing: only `exp_avg` and `exp_avg_sq` are there. Without `step` AdamW corrects its means as if the run had just begun. Take all that is in the state, whatever it is called."""
-    return {
-        f"{name}.{key}": optimizer.state[parameter][key]
-        for name, parameter in model.named_parameters()
-        if parameter in optimizer.state
-        for key in ("exp_avg", "exp_avg_sq")
-        if key in optimizer.state[parameter]
-    }
-
-
-@optimizer_tensors.mistake
-def three_words_only(model, optimizer):
-    """You took `step`, `exp_avg` and `exp_avg_sq` only. Another optimizer remembers other things, and AdamW with amsgrad one more: take all that is in the state, whatever it is called."""
-    return {
-        f"{name}.{key}": optimizer.state[parameter][key]
-        for name, parameter in model.named_parameters()
-        if parameter in optimizer.state
-        for key in ("step", "exp_avg", "exp_avg_sq")
-        if key in optimizer.state[parameter]
-    }
-
-
-@optimizer_tensors.mistake(shape=True)
-def word_before_the_name(model, optimizer):
-    """Your keys have the optimizer's word first. The parameter's name comes first, then a dot, then the word: weight.exp_avg."""
-    return {
-        f"{key}.{name}": value
-        for name, parameter in model.named_parameters()
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
-
-
-@optimizer_tensors.mistake
-def first_group_only(model, optimizer):
-    """Only the first group's parameters are there. The optimizer has several groups: those that decay and those that do not."""
-    first = {id(p) for p in optimizer.param_groups[0]["params"]}
-    return {
-        f"{name}.{key}": value
-        for name, parameter in model.named_parameters()
-        if id(parameter) in first
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -569,21 +236,21 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
 
 
 @contextlib.contextmanager
-def _watched(path, fault, where, events):
+def _watched(path, error, where, events):
     """os.fsync, os.replace and os.rename write down what happens, and fail where they are asked to."""
     names = ("fsync", "replace", "rename")
     real = {name: getattr(os, name) for name in names}
 
     def sync(descriptor):
-        if where == "fsync" and fault:
-            raise _FAULTS[fault]()
+        if where == "fsync" and error:
+            raise error
         real["fsync"](descriptor)
         events.append(("synced", os.fstat(descriptor).st_size))
 
     def moved(name):
         def move(source, target, **options):
-            if where == "replace" and fault:
-                raise _FAULTS[fault]()
+            if where == "replace" and error:
+                raise error
             content = path.read_bytes() if path.exists() else None
             real[name](source, target, **options)
             if Path(target) == path:
@@ -603,11 +270,16 @@ def _watched(path, fault, where, events):
 def _(obj, old, new, fault, where, leftover):
     folder = Path(tempfile.mkdtemp())
     path, events, seen = folder / "step-00000007.safetensors", [], {}
+    error = _FAULTS[fault]() if fault else None
     try:
         if old is not None:
             path.write_bytes(old)
         if leftover:
             (folder / (path.name + ".tmp")).write_bytes(new * 3)
+        others = {"step-00000004.safetensors": b"an older one", "notes.tmp": b"of somebody else"}
+        others = others if old is not None else {}
+        for name, content in others.items():
+            (folder / name).write_bytes(content)
 
         def write(place):
             place = Path(place)
@@ -615,22 +287,23 @@ def _(obj, old, new, fault, where, leftover):
             if place.parent != folder:
                 seen["elsewhere"] = True
             if where == "before" and fault:
-                raise _FAULTS[fault]()
+                raise error
             broken = fault and where == "write"
+            place.unlink(missing_ok=True)  # as safetensors does: a new file takes the place of an old one
             place.write_bytes(new[: len(new) // 2] if broken else new)
             kept = path.read_bytes() if path.exists() else None
             seen["The file `path`, while the new one is written"] = _told(kept, old, new)
             if broken:
-                raise _FAULTS[fault]()
+                raise error
 
-        raised = "nothing"
-        with _watched(path, fault, where, events):
+        raised, same = "nothing", True
+        with _watched(path, error, where, events):
             try:
                 obj(path, write)
             except NotImplementedError:
                 raise  # not written yet
-            except (Exception, _Interrupted) as error:
-                raised = f"{type(error).__name__}: {error}"
+            except (Exception, _Interrupted) as caught:
+                raised, same = f"{type(caught).__name__}: {caught}", caught is error
         after = path.read_bytes() if path.exists() else None
         kinds = [kind for kind, _ in events]
         named = kinds.index("named") if "named" in kinds else None
@@ -639,8 +312,15 @@ def _(obj, old, new, fault, where, leftover):
             "Written to the folder of `path`": not seen.pop("elsewhere", False),
             **seen,
             "The file `path` afterwards": _told(after, old, new),
-            "Other files that stay": sorted(p.name for p in folder.iterdir() if p != path),
+            "The older checkpoint and a file of somebody else are as they were": all(
+                (folder / name).exists() and (folder / name).read_bytes() == content
+                for name, content in others.items()
+            ),
+            "Temporary files that stay": sorted(
+                p.name for p in folder.iterdir() if p != path and p.name not in others
+            ),
             "What was raised": raised,
+            "It is the very error that was raised below": same,
             "All bytes synced before the file got its name": named is not None
             and ("synced", len(new)) in events[:named],
             "The file `path`, when the new one took its name": _told(events[named][1], old, new)
@@ -670,8 +350,10 @@ def _(old, new, fault, where, leftover):
         seen["The file `path`, while the new one is written"] = before
     return seen | {
         "The file `path` afterwards": before if fault else "all of the new",
-        "Other files that stay": [],
+        "The older checkpoint and a file of somebody else are as they were": True,
+        "Temporary files that stay": [],
         "What was raised": f"{type(error).__name__}: {error}" if fault else "nothing",
+        "It is the very error that was raised below": True,
         "All bytes synced before the file got its name": not fault,
         "The file `path`, when the new one took its name": "nothing took its name" if fault else before,
     }
@@ -699,6 +381,46 @@ def forgot_to_sync(path, write):
     try:
         write(temporary)
         os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@write_whole.mistake
+def synced_what_was_open_before(path, write):
+    """You opened the file before `write` made it, and synced that. `write` may put a new file in its place, as safetensors does; then the one that you hold is empty and has no name. Open it after `write`."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(temporary)
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@write_whole.mistake
+def deleted_other_files(path, write):
+    """You delete other files of the folder too: an older checkpoint, or somebody else's. Only `temporary` is yours to delete."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        write(temporary)
+        _sync(temporary)
+        os.replace(temporary, path)
+    finally:
+        for other in path.parent.glob("*.tmp"):
+            other.unlink()
+
+
+@write_whole.mistake
+def raised_another_error(path, write):
+    """You raised an error of your own in place of the one that came. The caller can no longer tell a full disk from Ctrl-C. `finally` without `except` lets it go on as it is."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        write(temporary)
+        _sync(temporary)
+        os.replace(temporary, path)
+    except BaseException as error:
+        raise type(error)(*error.args) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -827,6 +549,10 @@ class _Batches:
     def next_batch(self):
         if self.taken == self.dies:
             raise _Dead
+        if self.taken == 60:
+            raise RuntimeError(
+                "60 batches were taken in a run of few steps: does `step` grow, and does the loop end?"
+            )
         cut = np.random.default_rng((5, self.position)).integers(7, size=(3, 6))
         self.position, self.taken = self.position + 1, self.taken + 1
         return torch.tensor(cut[:, :-1]), torch.tensor(cut[:, 1:])
