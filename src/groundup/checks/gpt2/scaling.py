@@ -188,7 +188,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
 
     yield case("a single start", [GOOD], (1.2, 5.0, 1000.0, 0.2, 0.5))
     yield case("the best start is the last, arrays", [NO_A, GOOD], kind=np.array)
-    yield case("the best start is in the middle, tensors", [NO_B, GOOD, NO_A], kind=tensor)
+    yield case("the best start is in the middle, tensors", [NO_A, GOOD, NO_B], kind=tensor)
 
 
 @fit_scaling_law.observe
