@@ -61,22 +61,14 @@ def held_out_log_probs(
 
 
 def make_questions(text: str, n: int, seed: int = 0) -> list[dict]:
-    """n questions in HellaSwag's form: which of four endings follows these 12 words?"""
-    rng, words = np.random.default_rng(seed), text.split()
-    questions = []
+    """n questions in HellaSwag's form: which of four pieces of the text follows ctx?"""
+    rng, questions = np.random.default_rng(seed), []
     for number in range(n):
-        starts = rng.integers(12, len(words) - 8, size=4)
-        stops = starts + rng.integers(1, 9, size=4)
-        label = int(rng.integers(4))
-        place = starts[label]
-        questions.append(
-            {
-                "ind": number,
-                "ctx": " ".join(words[place - 12 : place]),
-                "endings": [" ".join(words[start:stop]) for start, stop in zip(starts, stops, strict=True)],
-                "label": label,
-            }
-        )
+        starts = rng.integers(60, len(text) - 24, size=4)
+        stops, label = starts + rng.integers(4, 25, size=4), int(rng.integers(4))
+        pieces = [text[start:stop] for start, stop in zip(starts, stops, strict=True)]
+        ctx = text[starts[label] - 60 : starts[label]]
+        questions.append({"ind": number, "ctx": ctx, "endings": pieces, "label": label})
     return questions
 
 
@@ -111,7 +103,7 @@ def score_choices(
     context: str,
     endings: Sequence[str],
 ) -> dict[str, torch.Tensor]:
-    """ln p of each ending after the context: "sum", per "token" and per "byte", (E,)."""
+    """ln p of each ending after the context: "sum", per "token", per "byte"; (E,)."""
     sums = ending_log_probs(model, encode, context, endings).sum(dim=1)
     tokens = [len(encode(ending)) for ending in endings]
     n_bytes = [len(ending.encode("utf-8")) for ending in endings]
@@ -151,7 +143,7 @@ def paired_difference(
 
 
 def load_hellaswag(n: int) -> list[dict]:
-    """The first n validation questions; none, and a line that says why, when offline."""
+    """The first n validation questions; offline none, and a line that says why."""
     home = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     try:
         urllib.request.urlopen(f"{home}/datasets/Rowan/hellaswag", timeout=5).close()
@@ -162,4 +154,8 @@ def load_hellaswag(n: int) -> list[dict]:
         reason = getattr(error, "reason", error)
         print(f"HellaSwag is left out: it cannot be fetched ({reason})")
         return []
-    return [dict(row, label=int(row["label"])) for row in rows.select(range(n))]
+    questions = []
+    for row in rows.select(range(n)):
+        endings = [" " + ending for ending in row["endings"]]
+        questions.append(row | {"endings": endings, "label": int(row["label"])})
+    return questions

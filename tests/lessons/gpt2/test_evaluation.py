@@ -87,8 +87,9 @@ def test_questions_are_in_the_published_form():
     text = " ".join(f"w{k}" for k in range(200))
     for number, question in enumerate(make_questions(text, 50)):
         assert question["ind"] == number and len(question["endings"]) == 4
-        right = question["ctx"] + " " + question["endings"][question["label"]]
-        assert right in text and len(question["ctx"].split()) == 12
+        right = question["ctx"] + question["endings"][question["label"]]
+        assert right in text and len(question["ctx"]) == 60
+        assert all(4 <= len(ending) <= 24 and ending in text for ending in question["endings"])
     assert make_questions(text, 5, seed=1) != make_questions(text, 5)
 
 
@@ -110,7 +111,9 @@ def test_online_the_labels_are_numbers(monkeypatch):
         urllib.request, "urlopen", lambda *args, **options: SimpleNamespace(close=lambda: None)
     )
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: fetched)
-    assert [row["label"] for row in load_hellaswag(3)] == [0, 1, 2]
+    loaded = load_hellaswag(3)
+    assert [row["label"] for row in loaded] == [0, 1, 2]
+    assert loaded[0]["endings"] == [" b", " c", " d", " e"]
 
 
 # Wrong answers that an attack on the checks came up with; `kept` is the course's version.

@@ -559,7 +559,7 @@ def whole_interval(values):
 @standard_error.mistake
 def accepted_too_few(values):
     """You gave a number for fewer than two values. They say nothing about luck: raise a ValueError."""
-    return 0.0 if len(values) < 2 else _error(values)
+    return math.nan if len(values) < 2 else _error(values)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
