@@ -32,6 +32,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield Case("one token", log_probs=log_probs(1), text=" morrow")
     yield Case("a long text", log_probs=log_probs(3000), text="Out, damned spot! " * 400)
     yield Case("a certain token", log_probs=np.array([0.0, -1.5, 0.0]), text="a line\n")
+    yield Case("a text without surprise", log_probs=np.zeros(3), text="ünd so on")
 
 
 @bits_per_byte.oracle
@@ -391,6 +392,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     weights[0, :, 2] += 200.0  # after every token, c is certain
     inputs = {"encoder": "letters", "context": "abd", "endings": ["c", "cad", "dc"], "training": False}
     yield Case("a certain token", weights=weights, **inputs)
+    yield Case("certain endings", weights=weights, **inputs | {"endings": ["c", "ccc"]})
 
 
 @score_choices.observe
