@@ -288,7 +288,8 @@ SLIPS = [
     ("ending_log_probs", ".to(where)", "", "device"),
     ("score_choices", "len(encode(ending)) for", "len(ending) for", "characters_for_tokens"),
     ("standard_error", "ddof=1", "ddof=0", "divided_by_n"),
-    ("standard_error", "len(values) < 2", "len(values) < 1", "accepted_too_few"),
+    ("standard_error", "len(values) < 2", "len(values) < 1", "should raise ValueError"),
+    ("standard_error", "len(values) < 2", "False", "accepted_too_few"),
     ("paired_difference", "first - second", "second - first", "turned_round"),
     ("paired_difference", "return float", "float", "None"),
 ]
