@@ -196,7 +196,7 @@ def gpt() -> list[dict]:
 
     agree(abs(our() - their()) < 1e-4, "our GPT and transformers'")
     work = f"forward and backward of {ours.num_parameters() / 1e6:.1f} M parameters on {idx.numel()} tokens"
-    mine, reference = in_turns(our, their, rounds=7)
+    mine, reference = in_turns(our, their, rounds=5)
     return beside("GPT", work, mine, {with_version("transformers"): reference})
 
 
@@ -228,11 +228,13 @@ def generation(new: int = 64) -> list[dict]:
 def _same_models():
     """Our GPT and transformers' GPT-2 of the same size with the same weights, in eval mode."""
     import torch
-    from groundup.gpt2.weights import from_huggingface
     from transformers import GPT2Config, GPT2LMHeadModel
 
+    from groundup.gpt2.weights import from_huggingface
+
     torch.manual_seed(0)
-    config = GPT2Config(n_layer=6, n_head=6, n_embd=384, n_positions=256, vocab_size=4096)
+    sizes = {"n_layer": 4, "n_head": 4, "n_embd": 256, "n_positions": 256, "vocab_size": 4096}
+    config = GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)
     theirs = GPT2LMHeadModel(config).eval()
     theirs.generation_config.eos_token_id = None
     return from_huggingface(theirs).eval(), theirs

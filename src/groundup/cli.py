@@ -325,7 +325,10 @@ def train_gpt2(
         str, typer.Option(help="small (two CPU cores, minutes), nanogpt, or gpt2 (124M).")
     ] = "small",
     out: Annotated[str | None, _option("Folder of the run: checkpoints and loss.html. [out-gpt2]")] = None,
-    data: Annotated[str | None, _option("shakespeare, or the path of a text file. [shakespeare]")] = None,
+    data: Annotated[
+        str | None,
+        _option("shakespeare, a text file, or a folder that `groundup shards` wrote. [shakespeare]"),
+    ] = None,
     tokenizer: Annotated[str | None, _option("char, bpe or gpt2.")] = None,
     vocab_size: Annotated[Whole, _option("Tokens of the tokenizer bpe.")] = None,
     n_layer: Annotated[Whole, _option("Blocks.")] = None,
@@ -359,8 +362,34 @@ def train_gpt2(
 
 
 @app.command(context_settings=UNDERSCORES)
+def shards(
+    source: Annotated[str, typer.Argument(help="A text file, or fineweb-edu or tinystories from the hub.")],
+    out: Annotated[str, typer.Option(help="Folder for the shards.")] = "shards",
+    tokenizer: Annotated[str, typer.Option(help="gpt2, or bpe: one of its own.")] = "gpt2",
+    vocab_size: Annotated[int, typer.Option(min=258, help="Tokens of the tokenizer bpe.")] = 4096,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of the training part.")] = 100_000_000,
+    validation_tokens: Annotated[int, typer.Option(min=1, help="Of the part that is held out.")] = 100_000,
+    shard_size: Annotated[int, typer.Option(min=1, help="Tokens in a file.")] = 10_000_000,
+) -> None:
+    """Turn much text into files of tokens for `groundup train gpt2 --data`."""
+    with _recipe():
+        from groundup.recipes.shards import write
+
+        tokens = write(
+            source, out, tokenizer=tokenizer, vocab_size=vocab_size, max_tokens=max_tokens,
+            validation_tokens=validation_tokens, shard_size=shard_size, console=_console(),
+        )  # fmt: skip
+    print(f"{tokens['train']:,} tokens to learn from and {tokens['validation']:,} to validate on, in {out}")
+
+
+@app.command(context_settings=UNDERSCORES)
 def sample(
-    model: Annotated[str, typer.Argument(help="A run's folder.")] = "out-gpt2",
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A run's folder, or gpt2, gpt2-medium, gpt2-large, gpt2-xl: the published weights."
+        ),
+    ] = "out-gpt2",
     prompt: Annotated[str, typer.Option(help="What to continue.")] = "\n",
     temperature: Annotated[float, typer.Option(min=0.0, help="0: always the most probable token.")] = 0.8,
     top_k: Annotated[int | None, typer.Option(min=1, help="Only the k most probable tokens.")] = 200,

@@ -6,6 +6,7 @@ import functools
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -833,6 +834,20 @@ def test_libraries_may_wrap_their_own_functions():
     import torch._dynamo  # noqa: F401
 
     assert grade(quick, right_softmax).status == "passed"
+
+
+def test_torch_compile_and_a_change_of_the_time_zone_are_no_tampering():
+    program = (
+        "import time, torch; from groundup.check import grade; from groundup.gpt2 import gelu\n"
+        "assert grade('gpt2.model.gelu', gelu).status == 'passed'\n"
+        "init = torch.nn.Module.__init__\n"
+        "torch.compile(torch.nn.Linear(2, 2), backend='eager')(torch.ones(1, 2))\n"
+        "assert torch.nn.Module.__init__ is not init, 'torch.compile replaces nothing any more: delete this test'\n"
+        "time.tzname = ('XYZ', 'XYZ')\n"
+        "print(grade('gpt2.model.gelu', gelu).status)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200)
+    assert done.stdout.strip() == "passed", done.stdout + done.stderr
 
 
 def test_a_check_inside_a_check_is_refused():

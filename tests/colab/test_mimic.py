@@ -19,7 +19,7 @@ from ci.lesson import ROOT, lessons, read_notebook
 # No jupytext, no nbgrader, no triton: Colab has none of them.
 COLAB = (
     "ipython==7.34.0", "ipywidgets==7.7.1", "ipykernel==6.17.1", "jupyter-client==7.4.9", "numpy==2.1.3",
-    "plotly==5.24.1", "networkx>=3.4", "nbformat>=5.10", "nbclient>=0.10", "scikit-learn", "rich>=13.7", "typer>=0.15", "transformers>=4.56", "tiktoken",
+    "plotly==5.24.1", "networkx>=3.4", "nbformat>=5.10", "nbclient>=0.10", "scikit-learn", "rich>=13.7", "typer>=0.15", "transformers>=4.56", "tiktoken", "datasets>=4.0",
 )  # fmt: skip
 TORCH = "torch==2.13.0"
 SETUPTOOLS = "setuptools<81"  # IPython 7.34 imports what later versions dropped
@@ -104,6 +104,32 @@ def test_exercises_wait_and_solutions_pass_and_run(mimic, tmp_path):
         parts[lesson.part] = parts.get(lesson.part, 0) + 1
     count = sum(min(SAMPLE, number) for number in parts.values())
     assert f"{count} exercise notebooks, {count} solved ones, 0 problems" in done.stdout
+
+
+@pytest.mark.timeout(900)
+def test_the_wheel_alone_trains_and_samples(mimic, tmp_path):
+    """The package as `pip install git+…` builds it, used far from the repository: names of Part 2, and the recipes."""
+    pip(mimic, "wheel", "-q", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT))
+    (wheel,) = tmp_path.glob("groundup-*.whl")
+    pip(mimic, "install", "-q", "--force-reinstall", "--no-deps", str(wheel))
+    (tmp_path / "text.txt").write_text("the cat sat on the mat and ran\n" * 200, encoding="utf-8")
+    run = "--n-layer 1 --n-head 2 --n-embd 16 --block_size 8 --batch_size 2 --max-iters 4 --eval-interval 2 --eval-iters 1"
+
+    def python(*arguments: str) -> str:
+        done = subprocess.run(
+            [str(mimic), *arguments],
+            capture_output=True, text=True, cwd=tmp_path, env=clean_environment(tmp_path), timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        return done.stdout
+
+    names = "import groundup.gpt2 as part; print(part.__file__, len([getattr(part, name) for name in part.__all__]))"
+    assert str(mimic.parent.parent) in python("-c", names)
+    assert "step 4: loss" in python(
+        "-m", "groundup", "train", "gpt2", "--data", "text.txt", "--device", "cpu", *run.split()
+    )
+    said = python("-m", "groundup", "sample", "--prompt", "the ", "--max_new_tokens", "5", "--num_beams", "2")
+    assert "the " in said
 
 
 def setup_cell(lesson) -> str:

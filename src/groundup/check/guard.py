@@ -35,6 +35,12 @@ _CLASSES = (
 # Names that a notebook, a debugger or the library itself rebinds.
 _FREE = {
     "torch": {"Storage"},  # follows the default dtype
+    "time": {
+        "tzname",
+        "timezone",
+        "altzone",
+        "daylight",
+    },  # time.tzset() sets them, as pandas does when it is imported
     "builtins": set(
         ["input", "open", "print", "exit", "quit", "breakpoint", "help", "copyright", "credits", "license"]
     ),
@@ -118,10 +124,16 @@ def snapshot_engine() -> None:
 
 
 def _wrapped_by_a_library(new: Any, old: Any) -> bool:
-    """True if a library wrapped its own function, as torch._dynamo does with torch.manual_seed when it is imported."""
+    """True if a library wrapped its own function: torch._dynamo does so with torch.manual_seed when it is imported.
+
+    torch.compile puts a function around nn.Module.__init__ that holds the old one in its closure alone.
+    """
     for _ in range(5):
         if type(new) is not types.FunctionType or is_learners(new.__code__):
             return False
+        inside = [cell.cell_contents for cell in new.__closure__ or ()]
+        if new.__module__ == "torch._dynamo.mutation_guard" and any(held is old for held in inside):
+            return True
         new = new.__dict__.get("__wrapped__")
         if new is old:
             return True

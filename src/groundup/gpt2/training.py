@@ -28,7 +28,7 @@ class TokenBatches:
 
     def __init__(
         self,
-        tokens: torch.Tensor | np.ndarray,
+        tokens,
         batch_size: int,
         block_size: int,
         *,
@@ -101,13 +101,13 @@ def batch_loss(
 
 def training_step(
     model: nn.Module,
-    batches: TokenBatches,
+    batches,
     optimizer: torch.optim.Optimizer,
     *,
     accumulation: int = 1,
     max_norm: float = 1.0,
     autocast: torch.dtype | None = None,
-    scaler: torch.amp.GradScaler | None = None,
+    scaler=None,
 ) -> tuple[float, float]:
     """One step of the optimizer on `accumulation` batches, as if they were one batch.
 
@@ -133,7 +133,7 @@ def training_step(
 @torch.no_grad()
 def estimate_loss(
     model: nn.Module,
-    tokens: torch.Tensor | np.ndarray,
+    tokens,
     block_size: int,
     *,
     batch_size: int,

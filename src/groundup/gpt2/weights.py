@@ -87,9 +87,8 @@ def load_weights(model: GPT, tensors: dict[str, torch.Tensor]) -> None:
 # What must hold for a model to be our GPT; if config.json is silent, it does.
 ASSUMED = {"model_type": ("gpt2",), "layer_norm_epsilon": (1e-5,)}
 ASSUMED |= {"activation_function": ("gelu_new", "gelu_pytorch_tanh")}
-ASSUMED |= {"scale_attn_weights": (True,), "tie_word_embeddings": (True,)}
-ASSUMED |= {"scale_attn_by_inverse_layer_idx": (False,)}
-ASSUMED |= {"add_cross_attention": (False,)}
+ASSUMED |= dict.fromkeys(("scale_attn_weights", "tie_word_embeddings"), (True,))
+ASSUMED |= dict.fromkeys(("scale_attn_by_inverse_layer_idx", "add_cross_attention"), (False,))
 
 
 def config_from_huggingface(settings: dict) -> GPTConfig:
@@ -101,7 +100,7 @@ def config_from_huggingface(settings: dict) -> GPTConfig:
     for name in sizes:
         if not isinstance(settings.get(name), int):
             raise WeightsError(f"the configuration must say {name}")
-    wide = {"n_inner": (None, 4 * settings["n_embd"])}
+    wide = {"n_inner": (4 * settings["n_embd"], None)}  # None means 4C, too
     for name, allowed in (ASSUMED | wide).items():
         value = settings.get(name, allowed[0])
         if value not in allowed:
@@ -147,16 +146,13 @@ PUBLISHED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 def download_gpt2(name: str) -> Path:
     """The folder with the published weights of one of the four sizes, from the hub.
 
-    WeightsError in one line: another name, no huggingface_hub, the hub not reached.
+    WeightsError in one line: another name, or the hub is not reached.
     """
     if name not in PUBLISHED:
         sizes = ", ".join(PUBLISHED)
         raise WeightsError(f"{name} is neither a folder nor one of {sizes}")
-    try:
-        from huggingface_hub import constants, snapshot_download
-    except ImportError:
-        message = "needs the package huggingface_hub: pip install huggingface_hub"
-        raise WeightsError(f"{name} {message}") from None
+    from huggingface_hub import constants, snapshot_download
+
     files = ["config.json", "model.safetensors"]
     where = {"repo_id": f"openai-community/{name}", "allow_patterns": files}
     try:

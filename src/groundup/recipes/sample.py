@@ -6,9 +6,11 @@ from pathlib import Path
 
 import torch
 
+from groundup.gpt2.bpe import BPETokenizer
 from groundup.gpt2.model import GPT, GPTConfig
 from groundup.gpt2.sampling import beam_search, generate
 from groundup.gpt2.schedules import CheckpointError, read_checkpoint
+from groundup.gpt2.weights import PUBLISHED, WeightsError, from_huggingface
 from groundup.recipes import text
 from groundup.recipes.errors import RecipeError
 
@@ -32,11 +34,16 @@ def newest(folder: str | Path) -> dict:
 
 
 def opened(source: str, device: torch.device):
-    """Model and tokenizer of a run's folder.
+    """Model and tokenizer of a run's folder, or of a published GPT-2 such as `gpt2` or `gpt2-xl`.
 
     Raises:
-        RecipeError: the folder holds no checkpoint that can be read.
+        RecipeError: the folder holds no checkpoint that can be read, or the weights are not to be had.
     """
+    if source in PUBLISHED and not Path(source).exists():
+        try:
+            return from_huggingface(source, device), BPETokenizer.gpt2()
+        except WeightsError as error:
+            raise RecipeError(str(error)) from None
     found = newest(source)
     model = GPT(GPTConfig(**found["config"]))
     model.load_state_dict(found["model"])

@@ -9,6 +9,7 @@ import torch
 
 from groundup.data import shakespeare
 from groundup.gpt2.bpe import BPETokenizer
+from groundup.gpt2.loading import ShardedTokens
 from groundup.gpt2.ngrams import CharTokenizer
 from groundup.recipes.errors import RecipeError
 
@@ -19,31 +20,38 @@ HELD_OUT = 0.1  # of a text that has no split of its own
 class Corpus:
     """Tokens to learn from, tokens to validate on, and what turns text into them and back.
 
-    train, validation: 1-D int64.
+    train, validation: 1-D int64, or shards.
     bytes_per_token: of the validation text, to turn nats per token into bits per byte.
+    description: of the tokenizer, as `described` made it.
     """
 
-    train: torch.Tensor
-    validation: torch.Tensor
+    train: torch.Tensor | ShardedTokens
+    validation: torch.Tensor | ShardedTokens
     tokenizer: CharTokenizer | BPETokenizer
     bytes_per_token: float
+    description: dict
 
 
 def corpus(data: str, tokenizer: str, vocab_size: int) -> Corpus:
     """Reads `data` and encodes it.
 
     Args:
-        data: `shakespeare`, or the path of a text file (UTF-8), whose last tenth is held out.
+        data: `shakespeare`; a folder that `groundup shards` wrote, with the tokenizer that it was written with; or the
+            path of a text file (UTF-8), whose last tenth is held out.
         tokenizer: `char`, `gpt2` (the real ranks), or `bpe` (trained on the training part).
         vocab_size: of `bpe`.
 
     Raises:
         RecipeError: no such file, not UTF-8, too short, or an unknown tokenizer.
     """
+    if Path(data).is_dir():
+        from groundup.recipes.shards import opened
+
+        return opened(data)
     train, validation = _texts(data)
     known = made(tokenizer, train + validation if tokenizer == "char" else train, vocab_size)
     ids = [torch.tensor(known.encode(text), dtype=torch.int64) for text in (train, validation)]
-    return Corpus(*ids, known, len(validation.encode()) / len(ids[1]))
+    return Corpus(*ids, known, len(validation.encode()) / len(ids[1]), described(known, tokenizer))
 
 
 def made(kind: str, text: str, vocab_size: int) -> CharTokenizer | BPETokenizer:
@@ -74,7 +82,8 @@ def restored(description: dict) -> CharTokenizer | BPETokenizer:
         return CharTokenizer(description["characters"])
     if kind == "gpt2":
         return BPETokenizer.gpt2()
-    return BPETokenizer({bytes.fromhex(token): rank for rank, token in enumerate(description["tokens"])})
+    ranks = {bytes.fromhex(token): rank for rank, token in enumerate(description["tokens"])}
+    return BPETokenizer(ranks, description.get("special_tokens", {}))
 
 
 def _texts(data: str) -> tuple[str, str]:

@@ -7,6 +7,7 @@ numbers and the step all come from the file.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -22,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from groundup.gpt2.model import GPT, GPTConfig
 from groundup.gpt2.sampling import generate
 from groundup.gpt2.schedules import CheckpointError, load_checkpoint, save_checkpoint, warmup_cosine
+from groundup.gpt2.speed import measured_matmul_rate, mfu
 from groundup.gpt2.training import TokenBatches, estimate_loss, parameter_groups, training_step
 from groundup.recipes import text
 from groundup.recipes.errors import RecipeError
@@ -140,7 +142,8 @@ def train(settings: Settings, *, resume: bool = False, console: Console | None =
     """Runs the training that `settings` describe; under torchrun, this process's share of it.
 
     Returns:
-        step, train loss and validation loss (nats per token), bits per byte, and the checkpoint's path.
+        step, train loss and validation loss (nats per token), bits per byte, tokens per second, MFU (of the rate of
+        matrix products measured on this device as the run began), and the checkpoint's path.
 
     Raises:
         RecipeError: the data, the device or the checkpoint stand in the way.
@@ -161,6 +164,10 @@ class _Run:
             raise RecipeError(f"{self.folder} holds a run already: add --resume, or choose another --out")
         self.settings = settings
         self.autocast, self.scaler = _precision(settings.dtype, place.device)
+        # Before the random numbers of the run are seeded or restored: the measurement draws some.
+        self.rate = (
+            measured_matmul_rate(place.device, self.autocast or torch.float32) if place.first else None
+        )
         torch.manual_seed(settings.seed + place.rank)
         self.corpus = text.corpus(settings.data, settings.tokenizer, settings.vocab_size)
         self.batches = self._batches()
@@ -287,12 +294,14 @@ class _Run:
             autocast=self.autocast,
         )
         bits = held_out / torch.log(torch.tensor(2.0)).item() / self.corpus.bytes_per_token
+        rate = (self.rate or math.inf) * self.place.world_size
+        share = mfu(speed, self.config, settings.block_size, rate)
         for name, value in (("train", loss), ("validation", held_out)):
             self.history[name][0].append(self.step)
             self.history[name][1].append(value)
         bar.print(
             f"step {self.step}: loss {loss:.4f}, validation {held_out:.4f} ({bits:.3f} bits per byte), "
-            f"{speed:,.0f} tokens/s"
+            f"{speed:,.0f} tokens/s, MFU {share:.0%}"
         )
         bar.print(f"  {self._sample()!r}")
         return {
@@ -301,6 +310,7 @@ class _Run:
             "validation_loss": held_out,
             "bits_per_byte": bits,
             "tokens_per_second": speed,
+            "mfu": share,
         }
 
     def _sample(self, length: int = 80) -> str:
@@ -315,7 +325,7 @@ class _Run:
         if self.place.first:
             extra = {
                 "settings": asdict(self.settings),
-                "tokenizer": text.described(self.corpus.tokenizer, self.settings.tokenizer),
+                "tokenizer": self.corpus.description,
                 "history": self.history,
                 "scaler": self.scaler.state_dict() if self.scaler else None,
                 "world_size": self.place.world_size,

@@ -238,23 +238,46 @@ def edited(name, *edits):
 
 LOOKED = "    for name, tensor in state.items():\n        tensor.copy_(tensors[name])\n"
 WRONG = {
+    "read_header": [
+        # a library that opens the whole file, and so needs its numbers
+        (None, [('    with open(path, "rb") as file:\n', "    load_file(path)\n    with open(path, 'rb') as file:\n")]),
+    ],
     "load_weights": [
+        ("nearly_tied_accepted", [("torch.equal(", "torch.allclose(")]),
+        ("untied_head_accepted", [("torch.equal(tensors[head]", "torch.equal(tensors[table]")]),
+        (None, [("if name not in tensors:", "if name not in tensors and 'h.0.ln_1.bias' not in name:"), ("    for name, tensor in state.items():\n", "    for name, tensor in state.items():\n        if name not in tensors:\n            continue\n")]),
+        (None, [("if name not in state:", "if name not in state and name.startswith('transformer.'):"), ("        have, need", "        if name not in state:\n            continue\n        have, need")]),
+        (None, [('f"{name} is missing"', '" ".join(state)')]),
+        (None, [(LOOKED, LOOKED + "    model.eval()\n")]),
+        (None, [("tensor.copy_(tensors[name])", "tensor.copy_(tensors[name].float())")]),
         (None, [("if have != need", "if len(have) != len(need)")]),
         (None, [("if have != need", "if state[name].numel() != tensor.numel()")]),
         (None, [(LOOKED, "    model.load_state_dict(tensors, assign=True)\n")]),
         (None, [("    for name, tensor in tensors.items():\n", "    for name, tensor in tensors.items():\n        if name in state and tensor.shape == state[name].shape:\n            state[name].copy_(tensor)\n")]),
     ],
     "translate_weights": [
+        (None, [('name.endswith((".attn.bias", ".attn.masked_bias"))', "tensor.dim() in (0, 4)")]),
+        (None, [('name.endswith((".attn.bias", ".attn.masked_bias"))', '"masked" in name or name.endswith(".attn.bias")')]),
+        (None, [("name.endswith(CONV1D_WEIGHTS)", "'.c_' in name and tensor.dim() == 2")]),
+        (None, [("name.endswith(CONV1D_WEIGHTS)", "'h.' in name and name.endswith('weight') and tensor.dim() == 2")]),
+        (None, [('("transformer.", "lm_head.")', '("transformer", "lm_head")')]),
+        (None, [('name.startswith(("transformer.", "lm_head."))', 'any(n.startswith(("transformer.", "lm_head.")) for n in tensors)')]),
         ("real_biases_dropped", [('".attn.bias", ', '"attn.bias", ')]),
         ("square_matrix_forgotten", [("name.endswith(CONV1D_WEIGHTS)", "name.endswith(CONV1D_WEIGHTS) and tensor.shape[0] != tensor.shape[1]")]),
         (None, [("translated = {}", "translated = tensors"), ("tensors.items()", "list(tensors.items())")]),
     ],
     "from_huggingface": [
         ("left_in_training", [("return model.to(device)", "return model.to(device).train()")]),
+        ("their_model_put_to_sleep", [("    else:\n", "    else:\n        model_or_name.eval()\n")]),
+        ("settings_not_asked", [("config_from_huggingface(model_or_name.config.to_dict())", "GPTConfig(*(getattr(model_or_name.config, n) for n in ('n_positions', 'vocab_size', 'n_layer', 'n_head', 'n_embd')))")]),
+        (None, [("if not folder.is_dir()", 'if "/" not in str(model_or_name)')]),
+        (None, [("return model.to(device)", "model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())\n    return model.to(device)")]),
         ("device_ignored", [("return model.to(device)", "return model")]),
     ],
     "to_huggingface": [
         ("square_left_as_it_was", [("name.endswith(CONV1D_WEIGHTS)", "name.endswith(CONV1D_WEIGHTS) and tensor.shape[0] != tensor.shape[1]")]),
+        (None, [("    weights = {}\n", "    weights = {}\n    model.eval()\n")]),
+        (None, [('if name != "lm_head.weight":', 'if name != "lm_head.weight" and "h.10." not in name:')]),
         ("views_handed_out", [("tensor.contiguous()", "tensor")]),
     ],
 }  # fmt: skip
@@ -264,13 +287,14 @@ WRONG = {
 def test_wrong_answers_fail(name, wrong):
     mistake, edits = wrong
     result = grade(f"gpt2.weights.{name}", edited(name, *edits), seed=0)
-    assert result.status == "failed" and (mistake is None or result.mistake == mistake), result.message
+    assert result.status in ("failed", "error") and mistake in (None, result.mistake), result.message
 
 
 RIGHT = {
     "load_weights": [
         [(LOOKED, "    model.load_state_dict(tensors)\n")],
         [(LOOKED, "    for name, parameter in model.named_parameters():\n        parameter.data.copy_(tensors[name])\n")],
+        [("raise WeightsError(", "raise type('NoFit', (WeightsError,), {})(")],
         [("raise WeightsError(f\"{name} is missing\")", "raise WeightsError(f'no {name}, nor perhaps others')")],
     ],
     "translate_weights": [
@@ -278,6 +302,7 @@ RIGHT = {
         [('name.startswith(("transformer.", "lm_head."))', 'name.split(".")[0] in {"transformer", "lm_head"}')],
     ],
     "read_header": [[('"rb") as file', '"rb", buffering=0) as file')]],
+    "from_huggingface": [[("folder.is_dir()", "folder.exists()")]],
     "to_huggingface": [[("tensor.contiguous()", "tensor.clone(memory_format=torch.contiguous_format)")]],
 }  # fmt: skip
 
