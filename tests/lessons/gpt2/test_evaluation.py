@@ -127,6 +127,11 @@ WRONG = {
         def bits_per_byte(log_probs, text):
             return float(-np.sum(log_probs) / 0.693 / len(text.encode()))
         """,
+        """
+        def bits_per_byte(log_probs, text):
+            with np.errstate(divide="ignore"):
+                return float(-np.log2(np.exp(log_probs)).sum() / len(text.encode()))
+        """,
     ],
     "ending_log_probs": [
         # each ending by itself: as many questions as endings
@@ -166,6 +171,41 @@ WRONG = {
                 row[len(encode(ending)):] = torch.nan
             return found
         """,
+        # two equal endings become one
+        """
+        def ending_log_probs(model, encode, context, endings):
+            found = dict(zip(endings, kept(model, encode, context, endings)))
+            return torch.stack(list(found.values()))
+        """,
+        # padded with what an nn.Embedding refuses
+        """
+        def ending_log_probs(model, encode, context, endings):
+            prefix, tails = encode(context), [encode(ending) for ending in endings]
+            rows = [torch.tensor((prefix + tail)[-model.config.block_size - 1 :]) for tail in tails]
+            idx = pad_sequence(rows, batch_first=True, padding_value=-1).to(next(model.parameters()).device)
+            with evaluating(model):
+                log_probs = torch.log_softmax(model(idx[:, :-1]), dim=-1)
+            picked = log_probs.gather(-1, idx[:, 1:, None].clamp(min=0))[:, :, 0]
+            found = [p[len(r) - 1 - len(t) : len(r) - 1] for p, r, t in zip(picked, rows, tails)]
+            return pad_sequence(found, batch_first=True)
+        """,
+        # always float32
+        """
+        def ending_log_probs(model, encode, context, endings):
+            return kept(model, encode, context, endings).float()
+        """,
+        # the caller's endings in another order afterwards
+        """
+        def ending_log_probs(model, encode, context, endings):
+            found = kept(model, encode, context, endings)
+            endings.sort(key=len)
+            return found
+        """,
+        # the endings without their spaces
+        """
+        def ending_log_probs(model, encode, context, endings):
+            return kept(model, encode, context, [ending.strip() for ending in endings])
+        """,
     ],
     "score_choices": [
         # means of every row, then the sums from them
@@ -181,6 +221,12 @@ WRONG = {
         """
         def score_choices(model, encode, context, endings):
             return {rule: -scores for rule, scores in kept(model, encode, context, endings).items()}
+        """,
+        """
+        def score_choices(model, encode, context, endings):
+            found = kept(model, encode, context, endings)
+            n = [len(ending.strip().encode()) for ending in endings]
+            return found | {"byte": found["sum"] / torch.tensor(n)}
         """,
     ],
     "standard_error": [
@@ -286,7 +332,9 @@ SLIPS = [
     ("ending_log_probs", "with evaluating(model)", "with torch.no_grad()", "scored_in_training_mode"),
     ("ending_log_probs", "block_size + 1", "block_size", "cropped_one_token_too_many"),
     ("ending_log_probs", ".to(where)", "", "device"),
+    ("ending_log_probs", "pad_sequence(rows, batch_first=True)", "pad_sequence(rows, True, -1)", "no token"),
     ("score_choices", "len(encode(ending)) for", "len(ending) for", "characters_for_tokens"),
+    ("score_choices", "ending.encode", "ending.strip().encode", "bytes_without_the_ends"),
     ("standard_error", "ddof=1", "ddof=0", "divided_by_n"),
     ("standard_error", "len(values) < 2", "len(values) < 1", "should raise ValueError"),
     ("standard_error", "len(values) < 2", "False", "accepted_too_few"),

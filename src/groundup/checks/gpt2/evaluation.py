@@ -33,6 +33,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield Case("a long text", log_probs=log_probs(3000), text="Out, damned spot! " * 400)
     yield Case("a certain token", log_probs=np.array([0.0, -1.5, 0.0]), text="a line\n")
     yield Case("a text without surprise", log_probs=np.zeros(3), text="ünd so on")
+    yield Case("a token that nobody expected", log_probs=np.array([-1.0, -900.0, -0.5]), text="an é")
 
 
 @bits_per_byte.oracle
@@ -80,6 +81,13 @@ def took_the_mean(log_probs, text):
     return float(-np.mean(log_probs) / math.log(2) / _n_bytes(text))
 
 
+@bits_per_byte.mistake
+def went_back_to_probabilities(log_probs, text):
+    """You made probabilities of the logarithms again. A very small one becomes 0, and its logarithm minus infinity. Stay with the logarithms: only their unit changes."""
+    with np.errstate(divide="ignore"):
+        return float(-np.sum(np.log2(np.exp(log_probs))) / _n_bytes(text))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 class Seen(Exception):
     """What a `Reader` on the device "meta" raises: all that is asked there is where its input lies."""
@@ -102,6 +110,8 @@ class Reader(nn.Module):
             raise Seen
         if idx.shape[1] > self.config.block_size:
             raise ValueError(f"{idx.shape[1]} tokens, but this model reads at most {self.config.block_size}")
+        if (idx < 0).any():  # PyTorch would count from the end here, but not in an nn.Embedding
+            raise IndexError(f"{idx.min().item()} is no token: fill up with one that the model knows")
         self.grad = self.grad or torch.is_grad_enabled()
         logits = self.weights[0][idx]
         for back in range(1, idx.shape[1]):
@@ -120,7 +130,7 @@ LETTERS = "abcdefgh"
 
 
 def by_letter(text: str) -> list[int]:
-    return [LETTERS.index(letter) for letter in text.replace("é", "e").replace("語", "f")]
+    return [LETTERS.index(letter) for letter in text.replace("é", "e").replace("語", "f").replace(" ", "h")]
 
 
 def in_pairs(text: str) -> list[int]:
@@ -190,8 +200,9 @@ def _questions(rng: np.random.Generator) -> Iterator[tuple[str, dict]]:
         training=False,
         spread=1.5,
         impossible=False,
+        dtype=torch.float32,
     ):
-        weights = torch.tensor(rng.normal(size=(block_size, V, V)) * spread, dtype=torch.float32)
+        weights = torch.tensor(rng.normal(size=(block_size, V, V)) * spread, dtype=dtype)
         if impossible:
             weights[0, :, V - 1] = -torch.inf
         return label, {
@@ -218,6 +229,9 @@ def _questions(rng: np.random.Generator) -> Iterator[tuple[str, dict]]:
     yield case("very improbable endings", 6, 9, "face", ["bee", "deaf", "c"], spread=150.0)
     yield case("a token that cannot come", 5, 9, "bad", ["cab", "bed", "a"], impossible=True)
     yield case("endings with characters of several bytes", 7, 12, "bad", ["éa", "語語b", "caged"])
+    yield case("endings with spaces", 8, 12, "bad", [" egg", "  a", "feed ", "b c"])
+    yield case("two equal endings", 4, 9, "cab", ["dab", "c", "dab"])
+    yield case("logits in float64", 5, 9, "dab", ["ecb", "a"], dtype=torch.float64)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -234,11 +248,11 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
 @ending_log_probs.observe
 def _(obj, weights, encoder, context, endings, training):
     model, encode = reader(weights, training), ENCODERS[encoder]
-    got = obj(model, encode, context, list(endings))
+    got = obj(model, encode, context, endings)
     return {
         "The numbers": got.detach() if isinstance(got, torch.Tensor) else got,
         "The model": after(model, training),
-        "The device": placed(lambda model: obj(model, encode, context, list(endings)), weights, training),
+        "The device": placed(lambda model: obj(model, encode, context, endings), weights, training),
     }
 
 
@@ -247,7 +261,7 @@ def _(weights, encoder, context, endings, training):
     rows = [alone(weights, ENCODERS[encoder], context, ending) for ending in endings]
     longest = max(len(row) for row in rows)
     filled = [row + [0.0] * (longest - len(row)) for row in rows]
-    return {"The numbers": torch.tensor(filled, dtype=torch.float32), "The model": None, "The device": None}
+    return {"The numbers": torch.tensor(filled, dtype=weights.dtype), "The model": None, "The device": None}
 
 
 class _Evaluating:
@@ -398,7 +412,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
 @score_choices.observe
 def _(obj, weights, encoder, context, endings, training):
     model = reader(weights, training)
-    got = obj(model, ENCODERS[encoder], context, list(endings))
+    got = obj(model, ENCODERS[encoder], context, endings)
     return {"The scores": got, "The model": after(model, training)}
 
 
@@ -411,7 +425,7 @@ def _(weights, encoder, context, endings, training):
         "token": [math.fsum(row) / len(row) for row in rows],
         "byte": [math.fsum(row) / len(bytes(e, "utf-8")) for row, e in zip(rows, endings, strict=True)],
     }
-    scores = {rule: torch.tensor(found, dtype=torch.float32) for rule, found in scores.items()}
+    scores = {rule: torch.tensor(found, dtype=weights.dtype) for rule, found in scores.items()}
     return {"The scores": scores, "The model": None}
 
 
@@ -475,8 +489,8 @@ def characters_for_tokens(model, encode, context, endings):
 
 @score_choices.mistake
 def bytes_without_the_ends(model, encode, context, endings):
-    """Under "byte" you divided by one byte less than the ending has, as if its space did not count. An ending counts as it is given."""
-    return _three(model, encode, context, endings, n_bytes=lambda ending: max(_n_bytes(ending) - 1, 1))
+    """Under "byte" you did not count the spaces at the ends of an ending. The sum contains their tokens, so their bytes count as well."""
+    return _three(model, encode, context, endings, n_bytes=lambda ending: _n_bytes(ending.strip()))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
