@@ -184,6 +184,20 @@ def fit_that_ignores_the_starts(n, d, loss, starts=()):
     return fit_scaling_law(n, d, loss, [(-50.0, 8.0, 0.0, 0.3, 0.3)])
 
 
+def fit_from_the_start_in_the_middle(n, d, loss, starts=()):
+    return fit_scaling_law(n, d, loss, [starts[len(starts) // 2]])
+
+
+def fit_from_the_best_start(n, d, loss, starts=()):
+    runs = [torch.as_tensor(x, dtype=torch.float64) for x in (n, d, loss)]
+    lowest = min(starts, key=lambda start: misfit(torch.tensor(start, dtype=torch.float64), *runs))
+    return fit_scaling_law(n, d, loss, [lowest])
+
+
+def fit_from_the_pages_starts(n, d, loss, starts=()):
+    return fit_scaling_law(n, d, loss, scaling.STARTS)
+
+
 def whole_numbers(law, flops):
     n, d = compute_optimal(law, flops)
     return float(round(n)), float(round(d))
@@ -207,6 +221,17 @@ def lowest_loss_of_each_pair(log):
     return [n for n, _ in best], [d for _, d in best], list(best.values())
 
 
+def unfinished_ones_of_shorter_plans_too(log):
+    longest = max((row["steps"] for row in log), default=0)
+    rows = [row for row in log if row["steps"] < longest or row["step"] == longest]
+    return scaling.points_for_fit([row | {"steps": row["step"]} for row in rows])
+
+
+def one_run_of_each_pair(log):
+    done = {(row["weights"], row["steps"]): row for row in log if row["step"] == row["steps"]}
+    return scaling.points_for_fit(list(done.values()))
+
+
 @pytest.mark.parametrize(
     "name, answer",
     [
@@ -215,11 +240,28 @@ def lowest_loss_of_each_pair(log):
         ("misfit", misfit_in_other_words),  # overflows where the exponents are large
         ("fit_scaling_law", fit_in_float32),
         ("fit_scaling_law", fit_that_ignores_the_starts),
+        ("fit_scaling_law", fit_from_the_start_in_the_middle),
         ("compute_optimal", whole_numbers),
         ("compute_optimal", optimum_of_the_printed_law),
         ("points_for_fit", points_that_eat_the_log),
         ("points_for_fit", lowest_loss_of_each_pair),
+        ("points_for_fit", unfinished_ones_of_shorter_plans_too),
+        ("points_for_fit", one_run_of_each_pair),
     ],
 )
 def test_wrong_answers_fail(name, answer):
     assert grade(f"gpt2.scaling.{name}", answer).status == "failed"
+
+
+@pytest.mark.parametrize(
+    "name, answer, told",
+    [
+        ("misfit", lambda *inputs: misfit(*inputs).item(), "expected a tensor"),
+        ("misfit", misfit_without_slopes, "No gradient gets"),
+        ("fit_scaling_law", fit_from_the_best_start, "the_best_start"),
+        ("fit_scaling_law", fit_from_the_pages_starts, "not_the_given_starts"),
+    ],
+)
+def test_the_reply_says_what_is_wrong(name, answer, told):
+    result = grade(f"gpt2.scaling.{name}", answer)
+    assert result.status == "failed" and told in (result.mistake or result.message)
