@@ -9,6 +9,7 @@ import sys
 import time
 import webbrowser
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
@@ -446,9 +447,13 @@ def _lesson(asked: str) -> dict:
         found = [entry for entry in lessons if paths[entry["id"]].stem == stem]
         if len(found) > 1:
             found = [entry for entry in found if paths[entry["id"]].parent.name == folder]
-    if len(found) != 1:
-        which = "is not a lesson" if not found else "could be several lessons"
-        raise Refusal(f"{asked!r} {which}; there are: {', '.join(entry['id'] for entry in lessons)}")
+    if len(found) > 1:
+        raise Refusal(f"{asked!r} could be several lessons: {', '.join(entry['id'] for entry in found)}")
+    if not found:
+        ids = {name: entry["id"] for entry in lessons for name in (entry["id"], entry["id"].rpartition(".")[2])}
+        near = {ids[name] for name in get_close_matches(stem or asked, ids, n=3)}
+        meant = f"did you mean {' or '.join(sorted(near))}? " if near else ""
+        raise Refusal(f"{asked!r} is not a lesson; {meant}`groundup progress` lists all")
     return found[0]
 
 

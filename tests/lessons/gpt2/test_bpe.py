@@ -302,9 +302,9 @@ SLIPS = [
     ("merge_pair", "i += 2", "i += 1", "used_items_twice"),
     ("merge_pair", "return merged", "merged", "None"),
     ("learn_merges", "(-counts[p], p)", "(counts[p], p)", ""),
-    ("learn_merges", "change[p] -= times[w]", "pass", "counts_that_never_fall"),
+    ("learn_merges", "change[p] -= t", "pass", "counts_that_never_fall"),
     ("learn_merges", "if -n != counts[pair]", "if False", ""),
-    ("learn_merges", "if difference and counts[p]", "if made in p", "forgot_pairs_that_fell"),
+    ("learn_merges", "if counts[p]:", "if made in p:", "forgot_pairs_that_fell"),
     ("learn_merges", "merges.append(pair)", "merges.append(list(pair))", "tuple"),
     ("encode_piece", "min(", "max(", ""),
     (
