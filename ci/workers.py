@@ -30,8 +30,9 @@ ENVIRONMENT = {
     "TRITON_INTERPRET": "1",
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
 }
-# The engine stops a slow submission itself; this is for the C call that never returns.
-HARD_SECONDS = 90
+# The engine stops a slow submission itself; this is for the C call that never returns. All mistakes of an exercise are one
+# job, and some of them hang until the engine stops them.
+HARD_SECONDS = {"own": 90, "source": 90, "contract": 90, "mistakes": 360, "hostile": 360, "problems": 360}
 MEMORY_BYTES = 8 << 30
 
 
@@ -116,7 +117,7 @@ class Workers:
             while waiting and idle:
                 connection = idle.pop()
                 index, job = waiting.popleft()
-                busy[connection] = (index, time.monotonic() + HARD_SECONDS)
+                busy[connection] = (index, time.monotonic() + HARD_SECONDS[job.kind])
                 connection.send(job)
             ready = wait(list(busy), timeout=1)
             for connection in ready:
@@ -129,7 +130,10 @@ class Workers:
                     idle.append(self._start())
             for connection in [c for c, (_, limit) in busy.items() if time.monotonic() > limit]:
                 self._stop(connection)
-                finish(connection, [Outcome("", "timeout", f"stopped from outside after {HARD_SECONDS} s")])
+                finish(
+                    connection,
+                    [Outcome("", "timeout", "stopped from outside: the engine's own limit did not")],
+                )
                 idle.append(self._start())
         return results
 

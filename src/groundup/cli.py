@@ -450,7 +450,9 @@ def _lesson(asked: str) -> dict:
     if len(found) > 1:
         raise Refusal(f"{asked!r} could be several lessons: {', '.join(entry['id'] for entry in found)}")
     if not found:
-        ids = {name: entry["id"] for entry in lessons for name in (entry["id"], entry["id"].rpartition(".")[2])}
+        ids = {
+            name: entry["id"] for entry in lessons for name in (entry["id"], entry["id"].rpartition(".")[2])
+        }
         near = {ids[name] for name in get_close_matches(stem or asked, ids, n=3)}
         meant = f"did you mean {' or '.join(sorted(near))}? " if near else ""
         raise Refusal(f"{asked!r} is not a lesson; {meant}`groundup progress` lists all")

@@ -638,7 +638,7 @@ class gradients_added_up(_Parallel):
         return flat
 
 
-@DataParallel.mistake
+@DataParallel.mistake(shape=True)
 class waits_at_once(_Parallel):
     """You send without async_op=True, so backward stands still during every message. Start the message, and wait for it in finish."""
 
@@ -911,7 +911,7 @@ def exchanges_after_the_first(model, batches, optimizer, *, accumulation=1, max_
     return _step(model, batches, optimizer, exchange=lambda k, n: k == 0, **options)
 
 
-@distributed_step.mistake
+@distributed_step.mistake(shape=True)
 def never_exchanges(model, batches, optimizer, *, accumulation=1, max_norm=1.0):
     """All your micro-batches run inside no_sync, the last one too, so nothing is ever exchanged: every process trains a model of its own."""
     options = {"accumulation": accumulation, "max_norm": max_norm}
