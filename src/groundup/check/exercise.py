@@ -146,7 +146,7 @@ class Exercise:
         return function
 
     def mistake(self, obj: Any = None, *, shape: bool = False) -> Any:
-        """A function or class with the exercise's own signature; `shape=True` if it gives a wrong shape or type."""
+        """A function or class with the exercise's own signature; `shape=True` if it is wrong whatever the numbers: its shape, type or way."""
         if obj is None:
             return lambda obj: self.mistake(obj, shape=shape)
         name = getattr(obj, "__name__", None) or getattr(getattr(obj, "fn", None), "__name__", "mistake")

@@ -9,7 +9,7 @@ import torch
 from groundup.gpt2.bpe import BPETokenizer
 from groundup.gpt2.model import GPT, GPTConfig
 from groundup.gpt2.sampling import beam_search, generate
-from groundup.gpt2.schedules import CheckpointError, read_checkpoint
+from groundup.gpt2.schedules import CheckpointError, checkpoint_files, read_checkpoint
 from groundup.gpt2.weights import PUBLISHED, WeightsError, from_huggingface
 from groundup.recipes import text
 from groundup.recipes.errors import RecipeError
@@ -21,7 +21,7 @@ def newest(folder: str | Path) -> dict:
     Raises:
         RecipeError: there is none; the reason for each file that could not be read.
     """
-    files = sorted(Path(folder).glob("step-*.safetensors"), reverse=True)
+    files = checkpoint_files(folder)
     reasons = []
     for path in files:
         try:

@@ -22,7 +22,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from groundup.gpt2.model import GPT, GPTConfig
 from groundup.gpt2.sampling import generate
-from groundup.gpt2.schedules import CheckpointError, load_checkpoint, save_checkpoint, warmup_cosine
+from groundup.gpt2.schedules import (
+    CheckpointError,
+    checkpoint_files,
+    load_checkpoint,
+    save_checkpoint,
+    warmup_cosine,
+)
 from groundup.gpt2.speed import measured_matmul_rate, mfu
 from groundup.gpt2.training import TokenBatches, estimate_loss, parameter_groups, training_step
 from groundup.recipes import text
@@ -160,7 +166,7 @@ class _Run:
 
     def __init__(self, settings: Settings, place: Place, console: Console, resume: bool):
         self.place, self.console, self.folder = place, console, Path(settings.out)
-        if not resume and any(self.folder.glob("step-*.safetensors")):
+        if not resume and checkpoint_files(self.folder):
             raise RecipeError(f"{self.folder} holds a run already: add --resume, or choose another --out")
         self.settings = settings
         self.autocast, self.scaler = _precision(settings.dtype, place.device)
