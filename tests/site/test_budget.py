@@ -6,11 +6,12 @@ Lighthouse's own score of performance follows from these and from the machine's 
 import pytest
 from bs4 import BeautifulSoup
 
-from ci.lesson import ROOT
+from ci.lesson import ROOT, chapters
 from tests.site.test_browser import LESSONS, PAGES, weight
 
 FIRST_VIEW = 450_000  # bytes of what a page with formulas asks for before anybody moves, MathJax with it
 PLAIN = 180_000  # of any other
+INDEX = 3_000  # of the index of words, which only the page of the search asks for, per lesson of the course
 STYLES = 8
 SHIFT = 0.1  # what Google calls good; web.dev/cls
 SIZES = {"desktop": (1350, 940), "phone": (412, 823)}
@@ -44,6 +45,8 @@ def test_the_first_view_is_light_and_nothing_jumps(browser, address, site, page,
     tab = load(browser, address, page, size)
     try:
         sizes = weight(tab.asked, address, site)
+        index = sizes.pop("searchindex.js", 0)
+        assert index <= (INDEX * len(chapters()) if page == "search.html" else 0)
         assert sum(sizes.values()) <= (FIRST_VIEW if "mathjax" in " ".join(tab.asked) else PLAIN), sizes
         # plotly.js is larger than all the rest: it is asked for only where a figure is in the first view.
         in_view = tab.evaluate(
