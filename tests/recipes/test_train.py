@@ -162,28 +162,56 @@ def test_a_full_disk_costs_the_newest_checkpoint_and_nothing_else(text, tmp_path
     assert "No space left" in line
 
 
+def two_processes(*extra: str, **given: object) -> list[str]:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    return [sys.executable, *torchrun, *arguments(**given)[2:], *extra]
+
+
 @pytest.mark.timeout(300)
-def test_two_processes_share_the_work_and_stay_equal(text, tmp_path):
-    """Two processes with batches of 2 take the steps of one with batches of 4 when nothing is dropped out."""
-    given = TINY | {"dropout": 0.0, "max_iters": 20, "batch_size": 2}
-    two = tmp_path / "two"
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
-        *arguments(**given, data=text, out=two)[2:],
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment())
+def test_two_processes_take_the_steps_of_one(text, tmp_path):
+    """Batches of 2 in each of two processes are the batches of 4 of one, when nothing is dropped out."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    given = TINY | {"dropout": 0.0, "max_iters": 20, "data": text}
+    assert run(**given, out=one).returncode == 0
+    done = subprocess.run(
+        two_processes(**given | {"batch_size": 2}, out=two),
+        capture_output=True, text=True, timeout=240, env=environment(),
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert "× 2" in done.stdout and done.stdout.count("step 20:") == 1
-    again = subprocess.run(
-        [*command, "--resume", "--max-iters", "30"],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env=environment(),
+    a, b = load_file(newest(one)), load_file(newest(two))
+    for name in a:
+        if name.startswith("model."):
+            torch.testing.assert_close(
+                a[name], b[name], rtol=0, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}"
+            )
+
+
+@pytest.mark.timeout(300)
+def test_two_killed_processes_end_with_the_same_bits_and_must_stay_two(text, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    given = TINY | {"batch_size": 2, "data": text}
+    done = subprocess.run(
+        two_processes(**given, out=whole), capture_output=True, text=True, timeout=240, env=environment()
     )
-    assert again.returncode == 0 and "step 30:" in again.stdout, again.stderr[-2000:]
-    alone = run("--resume", out=two)
+    assert done.returncode == 0, done.stderr[-2000:]
+    process = subprocess.Popen(
+        two_processes(**given, out=broken),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, env=environment(),
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(broken.glob("step-*.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGKILL)  # torchrun and both of its processes
+    process.wait(timeout=60)
+    assert list(broken.glob("step-*.safetensors")) and newest(broken).name < newest(whole).name
+    alone = run("--resume", out=broken)
     assert alone.returncode == 2 and "2 processes" in alone.stderr
+    again = subprocess.run(
+        two_processes("--resume", out=broken), capture_output=True, text=True, timeout=240, env=environment()
+    )
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert newest(broken).name == newest(whole).name and same(newest(broken), newest(whole))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from groundup.gpt2.training import TokenBatches, training_step
-from groundup.run.state import CheckpointError, newest, read_file, restore, run_state
+from groundup.run.state import CheckpointError, newest, restore, run_state
 
 __all__ = [
     "batch_size_ramp",
@@ -144,13 +144,17 @@ def load_checkpoint(
     return found | {key: notes[key] for key in ("step", "extra")}
 
 
-def read_checkpoint(path: str | Path) -> dict:
-    """step, config, model (a state_dict), extra of a file. CheckpointError as above."""
-    tensors, notes = read_file(path)
+def read_checkpoint(source: str | Path) -> dict:
+    """step, config, model (a state_dict), extra, path, skipped of a file, or of a
+    folder's newest good one. CheckpointError as above."""
+    source = Path(source)
+    files = checkpoint_files(source) if source.is_dir() else [source]
+    path, tensors, notes, skipped = newest(source, files)
     names = [name for name in tensors if name.startswith("model.")]
     state = {name.removeprefix("model."): tensors[name] for name in names}
     state |= {name: state[first] for name, first in notes["tied"].items()}
-    return {"model": state} | {key: notes[key] for key in ("step", "config", "extra")}
+    found = {"model": state, "path": path, "skipped": skipped}
+    return found | {key: notes[key] for key in ("step", "config", "extra")}
 
 
 def train_and_save(

@@ -21,16 +21,12 @@ def newest(folder: str | Path) -> dict:
     Raises:
         RecipeError: there is none; the reason for each file that could not be read.
     """
-    files = checkpoint_files(folder)
-    reasons = []
-    for path in files:
-        try:
-            return read_checkpoint(path) | {"path": path, "skipped": reasons}
-        except CheckpointError as error:
-            reasons.append(str(error))
-    if not files:
+    if not checkpoint_files(folder):
         raise RecipeError(f"{folder} holds no checkpoint: train first, `groundup train gpt2 --out {folder}`")
-    raise RecipeError(f"no checkpoint in {folder} can be read: {'; '.join(reasons)}")
+    try:
+        return read_checkpoint(folder)
+    except CheckpointError as error:
+        raise RecipeError(str(error)) from None
 
 
 def opened(source: str, device: torch.device):

@@ -1,8 +1,8 @@
 """`groundup train gpt2`: trains the GPT of Part 2, on one CPU, one GPU, or several under torchrun.
 
 The run is a folder: checkpoints (safetensors), and `loss.html`, the curves. Killed at any moment and resumed, it goes on
-from the last checkpoint exactly as it would have gone on without: weights, optimizer, order of the batches, random
-numbers and the step all come from the file.
+from the last checkpoint exactly as it would have gone on without: weights, optimizer, place in the batches and the step
+come from the file, the order of the batches and the random numbers of a step from the seed.
 """
 
 from __future__ import annotations
@@ -170,11 +170,9 @@ class _Run:
             raise RecipeError(f"{self.folder} holds a run already: add --resume, or choose another --out")
         self.settings = settings
         self.autocast, self.scaler = _precision(settings.dtype, place.device)
-        # Before the random numbers of the run are seeded or restored: the measurement draws some.
         self.rate = (
             measured_matmul_rate(place.device, self.autocast or torch.float32) if place.first else None
         )
-        torch.manual_seed(settings.seed + place.rank)
         self.corpus = text.corpus(settings.data, settings.tokenizer, settings.vocab_size)
         self.batches = self._batches()
         torch.manual_seed(settings.seed)  # every rank starts from the same weights
@@ -183,7 +181,6 @@ class _Run:
             n_head=settings.n_head, n_embd=settings.n_embd, dropout=settings.dropout,
         )  # fmt: skip
         self.model = GPT(self.config).to(place.device)
-        torch.manual_seed(settings.seed + place.rank)  # and drops out other activations
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.model, WEIGHT_DECAY),
             lr=settings.learning_rate,
@@ -263,6 +260,8 @@ class _Run:
         return torch.nn.parallel.DistributedDataParallel(model, device_ids=ids)
 
     def _one_step(self) -> tuple[float, float]:
+        # What is dropped out depends on the step and the process alone, so that a resumed run drops out the same.
+        torch.manual_seed(self.settings.seed + 1 + self.step * self.place.world_size + self.place.rank)
         try:
             return training_step(
                 self.trained,
@@ -376,9 +375,6 @@ class _Run:
                 f"the run had {extra['world_size']} processes, this one has {self.place.world_size}: the order "
                 f"of the batches would change; start as many"
             )
-        if self.place.rank:
-            # The file holds rank 0's random numbers; dropout must differ between ranks.
-            torch.manual_seed(self.settings.seed + self.place.rank + 1000 * found["step"])
         self.step, self.history = found["step"], extra["history"]
         if self.scaler and extra["scaler"]:
             self.scaler.load_state_dict(extra["scaler"])
