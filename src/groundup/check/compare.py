@@ -153,7 +153,9 @@ def _default_tolerance(name: str) -> float:
 
 
 def _precise(got: Any, expected: Any) -> str:
-    """Both numbers, with as many digits as it takes to see them differ."""
+    """Both numbers, with as many digits as it takes to see them differ; whole ones as they are."""
+    if isinstance(got, int | np.integer) and isinstance(expected, int | np.integer):
+        return f"{got}, expected {expected}"
     for digits in (4, 6, 9, 12, 17):
         said = f"{got:.{digits}g}", f"{expected:.{digits}g}"
         if said[0] != said[1]:
