@@ -386,6 +386,18 @@ def test_endless_answers_time_out(answer):
     fails(answer, "did not finish within 0.4 s", status="timeout")
 
 
+def test_a_slow_answer_is_told_why_and_an_endless_one_is_not():
+    slow = Exercise("hostile.cases.total", seconds=0.4, slow="Add each number once.")
+    slow.cases(lambda rng: (Case(label, n=n) for label, n in (("small", 3), ("large", 10_000_000))))
+    slow.oracle(lambda n: n)
+    fails(
+        lambda n: sum(sum(1 for _ in range(k + 1)) - k for k in range(n)),
+        "0.4 s. Add each number once.",
+        exercise=slow,
+    )
+    fails(loop, "0.4 s. Is there a loop that never ends?", exercise=slow)
+
+
 def test_an_endless_destructor_times_out(recwarn):
     fails(loops_in_del)
 

@@ -56,7 +56,9 @@ def weight(asked: list[str], address: str, site: Path) -> dict[str, int]:
 def test_no_code_scrolls_sideways_on_a_laptop(visit, page):
     """As wide as the audit's gate `width` lets a line of code be."""
     tab = visit(page, "light", 1280)
-    tab.evaluate("document.querySelectorAll('article details').forEach((details) => { details.open = true; })")
+    tab.evaluate(
+        "document.querySelectorAll('article details').forEach((details) => { details.open = true; })"
+    )
     wide = """[...document.querySelectorAll('article pre')].filter((pre) => pre.scrollWidth > pre.clientWidth)
         .map((pre) => pre.textContent.split('\\n').sort((a, b) => b.length - a.length)[0])"""
     assert tab.evaluate(wide) == []

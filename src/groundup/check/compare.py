@@ -258,14 +258,28 @@ def _sequences(got: Any, expected: Any, path: str, tolerance: float | None, stri
     if type(got) not in (list, tuple):
         return f"{_at(path)}you returned {_kind(got)}, expected {_kind(expected)}."
     if len(got) != len(expected):
-        return (
-            f"{_at(path)}you returned {len(got)} item{'s' * (len(got) != 1)}, expected {len(expected)}: "
-            f"got {short(got)}, expected {short(expected)}."
-        )
+        said = f"{_at(path)}you returned {len(got)} item{'s' * (len(got) != 1)}, expected {len(expected)}: "
+        return said + _first_difference(got, expected, tolerance, strict)
     for number, (one, other) in enumerate(zip(got, expected, strict=True)):
         if said := _differ(one, other, f"{path}[{number}]", tolerance, strict):
             return said
     return None
+
+
+def _first_difference(got: Any, expected: Any, tolerance: float | None, strict: bool) -> str:
+    """Both sequences, which have different lengths; of long ones that begin alike, the place where they part."""
+    pairs = enumerate(zip(got, expected, strict=False))
+    alike = next(
+        (n for n, (one, other) in pairs if _differ(one, other, "", tolerance, strict)),
+        min(len(got), len(expected)),
+    )
+    if alike < 4:
+        return f"got {short(got)}, expected {short(expected)}."
+    if alike == len(got):
+        return f"yours are right and end too early, before {short(expected[alike], 60)}."
+    if alike == len(expected):
+        return f"the first {alike} are right, but then yours go on with {short(got[alike], 60)}."
+    return f"the first {alike} are right, then you have {short(got[alike], 60)}, expected {short(expected[alike], 60)}."
 
 
 def _mappings(got: Any, expected: Any, path: str, tolerance: float | None, strict: bool) -> str | None:

@@ -74,6 +74,7 @@ class Exercise:
         tolerance: largest accepted difference relative to the largest |expected| of each array; None
             chooses by dtype (see `compare`).
         seconds: time that the submission may take for all cases together.
+        slow: what to say when that time is over and a case before was done in time; without it, that a loop may be endless.
         kind: "function" (anything that can be called, a kernel too) or "class".
         strict_scalars: a Python number, a NumPy scalar and a 0-d array are then three different things.
         may_change: names of inputs that the submission is meant to change in place; True means all.
@@ -86,6 +87,7 @@ class Exercise:
         *,
         tolerance: float | None = None,
         seconds: float = 5.0,
+        slow: str = "",
         kind: str = "function",
         strict_scalars: bool = False,
         may_change: tuple[str, ...] | bool = (),
@@ -99,6 +101,7 @@ class Exercise:
         self.lesson, self.name = id.rsplit(".", 1)
         self.tolerance = tolerance
         self.seconds = seconds
+        self.slow = slow
         self.kind = kind
         self.strict_scalars = strict_scalars
         self.may_change = may_change

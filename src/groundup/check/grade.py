@@ -321,9 +321,8 @@ def _judge(exercise: Exercise, cases: list[Case], run: _Run, seed: int) -> Resul
         )
     if run.timeout:
         case = cases[len(run.seen)]
-        text = (
-            f"{exercise.name} did not finish within {exercise.seconds:g} s. Is there a loop that never ends?"
-        )
+        why = exercise.slow if run.seen and exercise.slow else "Is there a loop that never ends?"
+        text = f"{exercise.name} did not finish within {exercise.seconds:g} s. {why}"
         return Result("timeout", _tell(exercise, case, text, None, run, seed), None, case.label)
     number = f"all {len(cases)} cases" if len(cases) > 1 else "the case"
     return Result("passed", f"{exercise.name} agrees with the reference on {number}.")
