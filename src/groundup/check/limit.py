@@ -3,6 +3,10 @@
 The time limit is SIGALRM on the main thread. Its handler raises only while the submission's frame is on the
 stack, and again at shrinking intervals, so that `except BaseException` around a loop does not help. A single
 C call that never returns cannot be stopped from inside Python: a thread then says so.
+
+What counts is the shorter of the time on the clock and the processor time of this process. On a machine that is busy
+with other things a right answer gets little of the processor, and is not late for that; only an answer that sleeps, or
+waits for what never comes, is stopped by the clock alone, after `PATIENCE` times as long.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ except ImportError:  # Windows
 
 KEPT_CHARACTERS = 2_000
 MEMORY = 6 * 2**30
+PATIENCE = 3
 
 
 class TimeLimit(BaseException):
@@ -90,8 +95,9 @@ class Stopwatch:
     """One time budget, spent by several `run`s."""
 
     def __init__(self, seconds: float):
-        self.seconds = seconds
         self.left = seconds
+        self.left_on_the_clock = PATIENCE * seconds
+        self._started = (0.0, 0.0)
         self.expired = False
         self.interrupted = False
         self._armed = False
@@ -104,22 +110,22 @@ class Stopwatch:
             TimeLimit: the budget was spent, even if the submission swallowed the exception.
             KeyboardInterrupt: the user pressed interrupt (`interrupted` is then True), or the submission raised one.
         """
-        if self.left <= 0:
+        if min(self.left, self.left_on_the_clock) <= 0:
             self.expired = True
             raise TimeLimit
-        started = time.perf_counter()
+        self._started = _clock(), _processor()
         if not can_limit():
             try:
                 return _enter(function)
             finally:
-                self.left -= time.perf_counter() - started
+                self._spend()
         old_alarm = _signal(signal.SIGALRM, self._alarm)
         old_interrupt = _signal(signal.SIGINT, self._interrupt)
         old_timer = _setitimer(signal.ITIMER_REAL, 0)
         old_hooks, old_recursion = (sys.gettrace(), sys.getprofile()), sys.getrecursionlimit()
         try:
             self._armed = True
-            _setitimer(signal.ITIMER_REAL, max(self.left, 1e-3), 0.05)
+            _setitimer(signal.ITIMER_REAL, max(self._remaining(), 1e-3), 0.05)
             result = _enter(function)
         except BaseException:
             if self.interrupted:
@@ -134,8 +140,7 @@ class Stopwatch:
                 _setrecursionlimit(old_recursion)
             _signal(signal.SIGALRM, old_alarm)
             _signal(signal.SIGINT, old_interrupt)
-            spent = time.perf_counter() - started
-            self.left -= spent
+            spent = self._spend()
             if old_timer[0]:  # somebody else's alarm, such as a test runner's
                 _setitimer(signal.ITIMER_REAL, max(old_timer[0] - spent, 1e-3), old_timer[1])
         if self.interrupted:
@@ -150,6 +155,9 @@ class Stopwatch:
         if frame is not None and frame.f_code.co_filename == __file__ and frame.f_code is not _enter.__code__:
             _setitimer(signal.ITIMER_REAL, 1e-3, 0.05)  # in the middle of this very work
             return
+        if not self.expired and not self.interrupted and (more := self._remaining()) > 1e-3:
+            _setitimer(signal.ITIMER_REAL, more, 0.05)  # the machine was busy with something else
+            return
         # A submission at the end of its recursion must leave room for what follows.
         _setrecursionlimit(min(sys.getrecursionlimit() + 50, 30_000))
         self.expired = not self.interrupted
@@ -160,6 +168,23 @@ class Stopwatch:
         if inside:
             raise self._blow()
         _setitimer(signal.ITIMER_REAL, 1e-3, 0.05)
+
+    def _passed(self) -> tuple[float, float]:
+        """Seconds of this `run` so far: those that count, and those on the clock."""
+        clock, processor = _clock() - self._started[0], _processor() - self._started[1]
+        return min(clock, processor), clock
+
+    def _remaining(self) -> float:
+        """The seconds after which, at the earliest, the time can be over."""
+        counted, clock = self._passed()
+        return min(self.left - counted, self.left_on_the_clock - clock)
+
+    def _spend(self) -> float:
+        """Take what this `run` took from the budget; returns its seconds on the clock."""
+        counted, clock = self._passed()
+        self.left -= counted
+        self.left_on_the_clock -= clock
+        return clock
 
     def _blow(self) -> TimeLimit:
         """The exception to raise. A submission that keeps catching it meets the next one on its next line."""
@@ -219,6 +244,7 @@ def _is_inside(frame: Any) -> bool:
 # The real functions: `Contained` replaces those in the modules while a submission runs.
 _signal = _c_signal.signal
 _setrecursionlimit = sys.setrecursionlimit
+_clock, _processor = time.perf_counter, time.process_time
 _setitimer = getattr(signal, "setitimer", lambda *_: (0.0, 0.0))
 
 
@@ -358,7 +384,7 @@ class Contained:
             setattr(module, name, new)
         sys.unraisablehook = lambda _: None  # the time limit may strike in a destructor
         sys.stdout = sys.stderr = sys.__stdout__ = sys.__stderr__ = self.printed
-        self._watch = threading.Timer(self._seconds + 5, self._say_stuck)
+        self._watch = threading.Timer(PATIENCE * self._seconds + 5, self._say_stuck)
         self._watch.daemon = True
         self._watch.start()
         return self
@@ -388,7 +414,7 @@ class Contained:
 
     def _say_stuck(self) -> None:
         print(
-            f"Your code has been running for more than {self._seconds + 5:g} s inside a call that Python cannot "
+            f"Your code has been running for more than {PATIENCE * self._seconds + 5:g} s inside a call that Python cannot "
             "interrupt. If nothing happens, restart the kernel (Kernel → Restart).",
             file=self._streams[2] or self._streams[1],
             flush=True,
