@@ -21,8 +21,8 @@ __all__ = [
 class TokenBatches:
     """Batches of windows of a text, each window once in an epoch.
 
-    tokens: (N,), int64 tensor or NumPy array or memmap. With a seed, each epoch has an
-    order of its own. Process `rank` of `world_size` takes its own share of the windows.
+    tokens: (N,), int64 tensor or NumPy array. With a seed, each epoch has an order
+    of its own. Process `rank` of `world_size` takes its own share of the windows.
     position: how many batches were taken so far. ValueError if N is too small.
     """
 
@@ -37,7 +37,8 @@ class TokenBatches:
         position: int = 0,
         seed: int | None = None,
     ):
-        self.tokens, self.batch_size, self.block_size = tokens, batch_size, block_size
+        self.tokens = tokens
+        self.batch_size, self.block_size = batch_size, block_size
         self.rank, self.world_size = rank, world_size
         self.position, self.seed = position, seed
         self.n_windows = (len(tokens) - 1) // block_size
@@ -72,13 +73,14 @@ class TokenBatches:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Two groups for AdamW: parameters with two axes or more decay, all others do not.
+    """Two groups for AdamW: parameters with two axes or more decay, others do not.
 
     Frozen parameters are in neither; a tied one is there once.
     """
     learnt = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in learnt if p.dim() >= 2]
     return [
-        {"params": [p for p in learnt if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": matrices, "weight_decay": weight_decay},
         {"params": [p for p in learnt if p.dim() < 2], "weight_decay": 0.0},
     ]
 
@@ -89,9 +91,9 @@ def batch_loss(
     y: torch.Tensor,
     autocast: torch.dtype | None = None,
 ) -> torch.Tensor:
-    """Mean cross-entropy (nats per token) of the model's logits at x against y: (B, T).
+    """Mean cross-entropy (nats per token) of the logits at x against y: (B, T).
 
-    The batch is moved to the model's device. autocast: a dtype for the matrix products.
+    The batch moves to the model's device. autocast: a dtype for matrix products.
     """
     where = next(model.parameters()).device
     x, y = x.to(where), y.to(where)
@@ -109,7 +111,7 @@ def training_step(
     autocast: torch.dtype | None = None,
     scaler=None,
 ) -> tuple[float, float]:
-    """One step of the optimizer on `accumulation` batches, as if they were one batch.
+    """One step of the optimizer on `accumulation` batches, as if they were one.
 
     Returns the mean loss, and the gradient's norm before it is clipped to max_norm.
     """
@@ -140,7 +142,7 @@ def estimate_loss(
     n_batches: int,
     autocast: torch.dtype | None = None,
 ) -> float:
-    """Nats per token on batch_size * n_batches windows, evenly spread over the text.
+    """Nats per token on batch_size * n_batches windows, spread over the text.
 
     The same windows at every call; in eval mode, and the mode is restored.
     """

@@ -458,3 +458,238 @@ def _one_backward(model, micro_batches):
 def test_a_wrong_answer_fails(name, answer):
     for seed in range(2):
         assert grade(getattr(checks, name), answer, seed=seed).status in ("failed", "error")
+
+
+# -- wrong answers of a first reader, each with the words that it is answered with -----------------------
+
+
+class _Loader(TokenBatches):
+    """A right loader whose rows come from `rows(number)`, the places where a batch's windows start."""
+
+    def rows(self, number):
+        first = (number * self.world_size + self.rank) * self.batch_size
+        return self.windows[first : first + self.batch_size] * self.block_size
+
+    def next_batch(self):
+        epoch, number = divmod(self.position, self.per_epoch)
+        self.windows = self.order(epoch)
+        places = self.rows(number)[:, None] + np.arange(self.block_size + 1)
+        cut = torch.as_tensor(self.tokens[places]).long()
+        self.position += 1
+        return cut[:, :-1], cut[:, 1:]
+
+
+class AStretchForEachRank(_Loader):
+    def rows(self, number):
+        first = (self.rank * self.per_epoch + number) * self.batch_size
+        return self.windows[first : first + self.batch_size] * self.block_size
+
+
+class RankLeftOut(_Loader):
+    def rows(self, number):
+        return self.windows[number * self.batch_size :][: self.batch_size] * self.block_size
+
+
+class DealtOut(_Loader):
+    def rows(self, number):
+        mine = self.windows[self.rank :: self.world_size]
+        return mine[number * self.batch_size :][: self.batch_size] * self.block_size
+
+
+class InTheOrderOfTheText(_Loader):
+    def next_batch(self):
+        number = self.position % self.per_epoch
+        first = (number * self.world_size + self.rank) * self.batch_size * self.block_size
+        rows = self.tokens[first : first + self.batch_size * self.block_size + 1]
+        rows = torch.as_tensor(rows).long()
+        self.position += 1
+        return rows[:-1].view(self.batch_size, -1), rows[1:].view(self.batch_size, -1)
+
+
+class SeedPlusEpoch(TokenBatches):
+    def order(self, epoch):
+        if self.seed is None:
+            return np.arange(self.n_windows)
+        return np.random.default_rng(self.seed + epoch).permutation(self.n_windows)
+
+
+class TurnedRound(TokenBatches):
+    def next_batch(self):
+        x, _ = super().next_batch()
+        return x, x.roll(-1, 1)
+
+
+class Drifting(_Loader):
+    def rows(self, number):
+        return super().rows(number) // self.block_size * (self.block_size + 1)
+
+
+class ReversedRows(_Loader):
+    """Nothing that a named mistake knows."""
+
+    def rows(self, number):
+        return super().rows(number)[::-1]
+
+
+def _of_a_set(model, weight_decay):
+    groups = parameter_groups(model, weight_decay)
+    return [groups[0] | {"params": list(set(groups[0]["params"]))}, groups[1]]
+
+
+def _stepping(where):
+    """A step with one line in a wrong place."""
+
+    def answer(model, batches, optimizer, *, accumulation=1, max_norm=1.0, autocast=None, scaler=None):
+        scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
+        model.train()
+        if where != "cleared at the end":
+            optimizer.zero_grad()
+        total = 0.0
+        for _ in range(accumulation):
+            loss = training.batch_loss(model, *batches.next_batch(), autocast) / accumulation
+            scaled = scaler.scale(loss)
+            scaled.backward()
+            total += (scaled if where == "scaled loss" else loss).item()
+            if where in ("unscaled inside", "all inside"):
+                scaler.unscale_(optimizer)
+            if where in ("clipped inside", "unscaled inside", "all inside"):
+                norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+            if where == "all inside":
+                scaler.step(optimizer)
+                scaler.update()
+        if where == "all inside":
+            return total, norm.item()
+        if where != "unscaled inside":
+            scaler.unscale_(optimizer)
+        if where not in ("clipped inside", "unscaled inside"):
+            norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+        if where == "no scaler at the end":
+            optimizer.step()
+        else:
+            scaler.step(optimizer)
+        if where not in ("no scaler at the end", "no update"):
+            scaler.update()
+        if where == "cleared at the end":
+            optimizer.zero_grad()
+        return total, norm.item()
+
+    return answer
+
+
+def _measuring(starts_of):
+    @torch.no_grad()
+    def answer(model, tokens, block_size, *, batch_size, n_batches, autocast=None):
+        mode, total = model.training, 0.0
+        model.eval()
+        starts = np.asarray(starts_of(len(tokens), block_size, batch_size * n_batches))
+        for rows in starts.reshape(n_batches, batch_size):
+            cut = torch.as_tensor(tokens[rows[:, None] + np.arange(block_size + 1)]).long()
+            total += training.batch_loss(model, cut[:, :-1], cut[:, 1:], autocast).item()
+        model.train(mode)
+        return total / n_batches
+
+    return answer
+
+
+@torch.no_grad()
+def measures_on_the_loader(model, tokens, block_size, *, batch_size, n_batches, autocast=None):
+    mode = model.training
+    model.eval()
+    batches = TokenBatches(tokens, batch_size, block_size)
+    losses = [training.batch_loss(model, *batches.next_batch(), autocast).item() for _ in range(n_batches)]
+    model.train(mode)
+    return sum(losses) / n_batches
+
+
+def _adding(how):
+    """The accumulation, wrong in one place."""
+
+    def answer(model, micro_batches):
+        if how == "cleared first":
+            model.zero_grad()
+        if how == "train mode":
+            model.train()
+        targets = [y > 0 if how == "y > 0" else y != -100 for _, y in micro_batches]
+        n, total = sum(counts.sum() for counts in targets), 0.0
+        for x, y in micro_batches:
+            logits = model(x).flatten(0, 1)
+            if how == "mean times count":
+                loss = F.cross_entropy(logits, y.flatten()) * (y != -100).sum() / n
+            else:
+                loss = F.cross_entropy(logits, y.flatten(), reduction="sum")
+                loss = loss if how == "only the return" else loss / n
+            loss.backward()
+            total += loss.item()
+        return total / n.item() if how == "only the return" else total
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "words"),
+    [
+        ("TokenBatches", AStretchForEachRank, "a stretch of the order"),
+        ("TokenBatches", RankLeftOut, "leave out rank and world_size"),
+        ("TokenBatches", DealtOut, "like cards"),
+        ("TokenBatches", InTheOrderOfTheText, "in its own order"),
+        ("TokenBatches", SeedPlusEpoch, "You add seed and epoch"),
+        ("TokenBatches", GlobalOrder, "the generator that everybody shares"),
+        ("TokenBatches", TurnedRound, "the row's own first token"),
+        ("TokenBatches", Drifting, "block_size + 1 tokens apart"),
+        ("TokenBatches", ReversedRows, "start at the places [3, 0] of the text, expected [0, 3]"),
+        ("parameter_groups", _of_a_set, "in this order"),
+        ("training_step", _stepping("clipped inside"), "You clip after each batch"),
+        ("training_step", _stepping("unscaled inside"), "You unscale and clip after each batch"),
+        ("training_step", _stepping("all inside"), "another number of steps"),
+        ("training_step", _stepping("cleared at the end"), "only after the step"),
+        ("training_step", _stepping("no scaler at the end"), "scaler.update()"),
+        ("training_step", _stepping("no update"), "scaler.update()"),
+        ("training_step", _stepping("scaled loss"), "times the scaler's scale"),
+        ("estimate_loss", measures_on_the_loader, "only its beginning is measured"),
+        ("estimate_loss", draws_its_windows, "draws random numbers"),
+        ("estimate_loss", _measuring(lambda N, T, n: np.arange(n) * ((N - T) // n)), "windows start at"),
+        ("estimate_loss", _measuring(lambda N, T, n: np.arange(n) * (N - T - 1) // n), "windows start at"),
+        ("estimate_loss", _measuring(lambda N, T, n: np.linspace(0, N - T - 1, n).astype(int)), "start at"),
+        (
+            "estimate_loss",
+            _measuring(lambda N, T, n: np.random.default_rng(3).integers(N - T, size=n)),
+            "windows start at",
+        ),
+        ("accumulate_gradients", _adding("mean times count"), "0/0"),
+        ("accumulate_gradients", _adding("cleared first"), "You clear the gradients first"),
+        ("accumulate_gradients", _adding("train mode"), "the model's mode"),
+        ("accumulate_gradients", _adding("only the return"), "backward was called on sums"),
+        ("accumulate_gradients", _adding("y > 0"), "Token 0 is a token like any other"),
+    ],
+)
+def test_a_first_readers_wrong_answer_is_answered_in_words(name, answer, words):
+    for seed in range(3):
+        result = grade(getattr(checks, name), answer, seed=seed)
+        assert result.status in ("failed", "error")
+        assert words in result.message, result.message
+
+
+def test_the_helpers_of_these_wrong_answers_are_right_themselves():
+    for name, answer in [
+        ("TokenBatches", _Loader),
+        ("training_step", _stepping("")),
+        ("estimate_loss", _measuring(lambda N, T, n: np.arange(n) * (N - T) // n)),
+        ("accumulate_gradients", _adding("")),
+    ]:
+        assert grade(getattr(checks, name), answer, seed=0).passed
+
+
+def test_tokens_that_tell_their_places_are_not_guessed():
+    """Nearly all texts of the cases count on by one: x + 1 for the targets must not pass all the same."""
+
+    def adds_one(model, tokens, block_size, **options):
+        text = torch.as_tensor(np.asarray(tokens[:1]).astype(np.int64)) + torch.arange(len(tokens))
+        return estimate_loss(model, text, block_size, **options)
+
+    class AddsOne(TokenBatches):
+        def next_batch(self):
+            x, _ = super().next_batch()
+            return x, x + 1
+
+    assert not grade(checks.estimate_loss, adds_one, seed=1).passed
+    assert not grade(checks.TokenBatches, AddsOne, seed=1).passed

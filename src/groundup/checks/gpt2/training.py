@@ -77,16 +77,27 @@ def _as_given(tokens):
     return _File(tokens) if isinstance(tokens, np.ndarray) else tokens
 
 
+def _places(tokens, cut):
+    """Where rows begin in a text whose tokens are FIRST_TOKEN, FIRST_TOKEN + 1, …; None where it cannot be told."""
+    if isinstance(tokens, torch.Tensor) and isinstance(cut, torch.Tensor) and cut.dim() == 2 and cut.shape[1]:
+        return (cut[:, 0] - FIRST_TOKEN).tolist()
+    return None
+
+
 # -- the loader ----------------------------------------------------------------------------------------
+
+FIRST_TOKEN = 1000  # of a text in which each token tells its place
 
 
 @TokenBatches.cases
 def _(rng: np.random.Generator) -> Iterator[Case]:
     def case(label, n, B, T, steps, *, rank=0, world_size=1, position=0, seed=None, as_file=False):
-        tokens = rng.integers(50_000, size=n)
+        tokens = FIRST_TOKEN + torch.arange(n)
+        if as_file:  # any numbers: the token at a place is not to be guessed from the place
+            tokens = rng.integers(2**16, size=n).astype(np.uint16)
         return Case(
             label,
-            tokens=tokens.astype(np.uint16) if as_file else torch.tensor(tokens),
+            tokens=tokens,
             batch_size=B,
             block_size=T,
             rank=rank,
@@ -116,7 +127,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
 
 @TokenBatches.observe
 def _(obj, tokens, batch_size, block_size, rank, world_size, position, seed, steps):
-    tokens = _as_given(tokens)
+    tokens, before = _as_given(tokens), _stirred()
 
     def loader():
         options = {"rank": rank, "world_size": world_size, "position": position, "seed": seed}
@@ -132,6 +143,7 @@ def _(obj, tokens, batch_size, block_size, rank, world_size, position, seed, ste
             return f"next_batch must return a pair, inputs and targets, not a {type(batch).__name__}."
         batches.append({name: part for name, part in zip(("inputs", "targets"), batch, strict=True)})
     seen = {"order": [ours.order(epoch) for epoch in (0, 1, 6)], "batches": batches}
+    seen["starts"] = [_places(tokens, batch["inputs"]) for batch in batches]
     seen["position"] = ours.position
     cut = 2 * batch_size * (block_size + 1) * steps  # inputs and targets may be cut one by one
     seen["much read"] = isinstance(tokens, _File) and tokens.read > cut
@@ -143,7 +155,7 @@ def _(obj, tokens, batch_size, block_size, rank, world_size, position, seed, ste
         x, y = resumed.next_batch()
         after.append({"inputs": x, "targets": y})
     same = compare(after, batches[steps // 2 :]) is None
-    return seen | {"resumed": same}
+    return seen | {"resumed": same, "shared": _states() != before}
 
 
 @TokenBatches.oracle
@@ -169,36 +181,40 @@ def _(tokens, batch_size, block_size, rank, world_size, position, seed, steps):
         rows if seed is None else np.random.default_rng([seed, k]).permutation(len(rows)) for k in (0, 1, 6)
     ]
     seen = {"order": orders, "batches": batches, "position": position + steps}
-    return seen | {"much read": False, "resumed": True}
+    seen["starts"] = [_places(tokens, batch["inputs"]) for batch in batches]
+    return seen | {"much read": False, "resumed": True, "shared": False}
 
 
-TokenBatches.agree(
-    _told(
-        {
-            "position": "`position` does not count the batches that were taken: after each next_batch it is 1 more.",
-            "much read": "You read more of `tokens` than a batch needs. A file may be larger than memory: cut first, "
-            "then convert what you cut.",
-            "resumed": "A loader that got the state of another one did not go on with the batches of that one. "
-            "All that next_batch does must follow from `position`.",
-        }
-    )
+_loader_told = _told(
+    {
+        "shared": "Your loader uses the generator that everybody shares. Then its order depends on what else was "
+        "drawn, and dropout on the loader. Make one from (seed, epoch).",
+        "position": "`position` does not count the batches that were taken: after each next_batch it is 1 more.",
+        "much read": "You read more of `tokens` than a batch needs. A file may be larger than memory: cut first, "
+        "then convert what you cut.",
+        "resumed": "A loader that got the state of another one did not go on with the batches of that one. "
+        "All that next_batch does must follow from `position`.",
+    }
 )
 
 
-@TokenBatches.property
-def leaves_the_shared_generators_alone(
-    obj, tokens, batch_size, block_size, rank, world_size, position, seed, steps
-):
-    """Your loader uses the generator that everybody shares. Then its order depends on what else was drawn, and dropout on the loader. Make one from (seed, epoch)."""
-    before = _stirred()
-    obj(tokens, batch_size, block_size, rank=rank, world_size=world_size, seed=seed).next_batch()
-    return _states() == before
+@TokenBatches.agree
+def _(got, expected):
+    said = _loader_told(got, expected)
+    if said and said.startswith("At result['batches']") and any(expected["starts"]):
+        for k, (ours, theirs) in enumerate(zip(got["starts"], expected["starts"], strict=True)):
+            if ours and theirs and len(ours) == len(theirs) and ours != theirs:
+                said = f"In batch {k}, counted from 0, your rows of inputs start at the places {ours} of the text, "
+                said += f"expected {theirs}."
+                break
+        said += f" (Here tokens[k] is {FIRST_TOKEN} + k.)"
+    return said
 
 
 class _Batches:
     """A right loader with places where a mistake can differ."""
 
-    stride, share, step = 0, 1, 1
+    stride, step = 0, 1
 
     def __init__(self, tokens, batch_size, block_size, *, rank=0, world_size=1, position=0, seed=None):
         self.tokens, self.B, self.T = tokens, batch_size, block_size
@@ -216,6 +232,9 @@ class _Batches:
     def first(self, number):
         return (number * self.world_size + self.rank) * self.B
 
+    def chosen(self, epoch, first):
+        return self.order(epoch)[first : first + self.B]
+
     def targets(self, cut):
         return cut[:, 1:]
 
@@ -224,9 +243,8 @@ class _Batches:
 
     def next_batch(self):
         epoch, number = divmod(self.position, self.per_epoch)
-        first = self.first(number)
-        starts = self.order(epoch)[first : first + self.B] * (self.T + self.stride)
-        places = np.minimum(starts[:, None] + np.arange(self.T + 1), len(self.tokens) - 1)
+        starts = self.chosen(epoch, self.first(number)) * (self.T + self.stride)
+        places = starts[:, None] + np.arange(self.T + 1)
         cut = self.whole_numbers(torch.as_tensor(self.tokens[places]))
         self.position += self.step
         return cut[:, :-1], self.targets(cut)
@@ -244,6 +262,14 @@ class targets_not_shifted(_Batches):
 
     def targets(self, cut):
         return cut[:, :-1]
+
+
+@TokenBatches.mistake
+class last_target_from_the_front(_Batches):
+    """Your rows are block_size tokens long and you turn them round for the targets, so the last target is the row's own first token. Cut block_size + 1 tokens: the last target comes after the row."""
+
+    def targets(self, cut):
+        return cut[:, :-1].roll(-1, 1)
 
 
 @TokenBatches.mistake
@@ -281,6 +307,47 @@ class ranks_overlap(_Batches):
 
     def first(self, number):
         return (number + self.rank) * self.B
+
+
+@TokenBatches.mistake
+class rank_left_out(_Batches):
+    """You leave out rank and world_size, so all processes read the same batches. In each round they share world_size * batch_size windows; rank r takes the r-th part."""
+
+    def first(self, number):
+        return number * self.B
+
+
+@TokenBatches.mistake
+class one_stretch_for_each_rank(_Batches):
+    """You give each rank a stretch of the order for itself. Asked for are rounds: all ranks move through the order together, and in each round rank r takes the r-th batch_size windows."""
+
+    def first(self, number):
+        return (self.rank * self.per_epoch + number) * self.B
+
+
+@TokenBatches.mistake
+class dealt_out_one_by_one(_Batches):
+    """You deal the windows out like cards, one to each rank in turn. Asked for is: in each round, rank r takes the r-th batch_size windows, all in a row."""
+
+    def chosen(self, epoch, first):
+        taken = first // (self.world_size * self.B) * self.B
+        return self.order(epoch)[self.rank :: self.world_size][taken : taken + self.B]
+
+
+@TokenBatches.mistake
+class order_not_used(_Batches):
+    """Your batches are cut from the text in its own order, also with a seed. Take the numbers of the windows from `self.windows`, the order of this epoch."""
+
+    def chosen(self, epoch, first):
+        return np.arange(first, first + self.B)
+
+
+@TokenBatches.mistake
+class epoch_added_to_the_seed(_Batches):
+    """You add seed and epoch. Then seed 3 has in epoch 1 the order that seed 4 has in epoch 0. Give the generator both numbers, as the pair (seed, epoch)."""
+
+    def order(self, epoch):
+        return self.shuffled((self.seed or 0) + epoch)
 
 
 @TokenBatches.mistake
@@ -334,12 +401,19 @@ class _Head(nn.Module):
             self.adapter.requires_grad_(False)
 
 
+def _scrambled():
+    """Many parameters, whose addresses tell nothing of their order."""
+    layers = [nn.Linear(2, 3) for _ in range(9)]
+    return nn.Sequential(*[layers[k] for k in (4, 8, 1, 6, 0, 7, 3, 5, 2)])
+
+
 MODELS = {
     "a layer and a norm": lambda: nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3)),
     "a tied head": lambda: _Head(frozen=False),
     "a tied head and a frozen part": _Head,
     "all frozen": lambda: nn.Linear(4, 3).requires_grad_(False),
     "matrices only": lambda: nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5, bias=False)),
+    "layers in another order than they were made": _scrambled,
     "a convolution": lambda: nn.Sequential(nn.Conv1d(2, 5, 3), nn.BatchNorm1d(5)),
 }
 
@@ -503,11 +577,12 @@ class _Reader(nn.Module):
         self.head = nn.Parameter(torch.tensor(numbers.normal(size=(C, V)), dtype=dtype))
         self.unused = nn.Parameter(torch.tensor(numbers.normal(size=3), dtype=dtype))
         self.gain = _Gain()
-        self.shapes, self.dtypes, self.grads = [], [], []
+        self.shapes, self.firsts, self.dtypes, self.grads = [], [], [], []
         self.waiting, self.most_waiting = 0, 0
 
     def forward(self, idx):
         self.shapes.append(list(idx.shape))
+        self.firsts += idx[..., 0].flatten().tolist() if idx.numel() else []
         self.grads.append(torch.is_grad_enabled())
         logits = self.gain(torch.tanh(self.table[idx])) @ self.head
         self.waiting += 1
@@ -538,7 +613,7 @@ class _Momentum:
     def __init__(self, model):
         first, *others = model.parameters()
         self.param_groups = [{"params": [first], "lr": 0.5}, {"params": others, "lr": 0.5}]
-        self.moved = {}
+        self.moved, self.steps = {}, 0
 
     def zero_grad(self, set_to_none=True):
         for parameter in (p for group in self.param_groups for p in group["params"]):
@@ -546,6 +621,7 @@ class _Momentum:
 
     @torch.no_grad()
     def step(self):
+        self.steps += 1
         for parameter in (p for group in self.param_groups for p in group["params"]):
             if parameter.grad is not None:
                 self.moved[parameter] = 0.5 * self.moved.get(parameter, 0.0) + parameter.grad
@@ -560,7 +636,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
         options = {
             "autocast": None,
             "scale": None,
-            "leftover": 0.0,
+            "gradients_before": 0.0,
             "overflow": False,
             "training": False,
         } | more
@@ -579,10 +655,10 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("a gradient that is clipped", max_norm=0.1)
     yield case("three batches", 3, B=3, T=4)
     yield case("three batches, clipped", 3, 0.05, B=3, T=4)
-    yield case("gradients left from before", leftover=0.7)
-    yield case("four batches, clipped, gradients left from before", 4, 0.3, leftover=0.4)
+    yield case("gradients left from before", gradients_before=0.7)
+    yield case("four batches, clipped, gradients left from before", 4, 0.3, gradients_before=0.4)
     yield case("a scaler", 1, 0.1, dtype="float32", scale=256.0)
-    yield case("a scaler and two batches", 2, 0.2, dtype="float32", scale=64.0, leftover=0.3)
+    yield case("a scaler and two batches", 2, 0.2, dtype="float32", scale=64.0, gradients_before=0.3)
     yield case(
         "a scaler, and a first step that overflows", 2, 0.2, dtype="float32", scale=64.0, overflow=True
     )
@@ -590,8 +666,25 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("float16", 2, dtype="float32", autocast="float16")
 
 
+def _after_the_steps(model):
+    named = model.named_parameters()
+    return {f"parameter {name!r} after two steps": parameter.detach() for name, parameter in named}
+
+
 @training_step.observe
-def _(obj, micro_batches, accumulation, max_norm, dtype, seed, autocast, scale, leftover, overflow, training):
+def _(
+    obj,
+    micro_batches,
+    accumulation,
+    max_norm,
+    dtype,
+    seed,
+    autocast,
+    scale,
+    gradients_before,
+    overflow,
+    training,
+):
     model = _Reader(seed, getattr(torch, dtype)).train(training)
     optimizer, feed = _Momentum(model), _Feed(micro_batches)
     scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=1) if scale else None
@@ -601,7 +694,7 @@ def _(obj, micro_batches, accumulation, max_norm, dtype, seed, autocast, scale, 
     if scaler:
         options["scaler"] = scaler
     for parameter in (model.table, model.head):
-        parameter.grad = torch.full_like(parameter, leftover) if leftover else None
+        parameter.grad = torch.full_like(parameter, gradients_before) if gradients_before else None
     if overflow:  # in the first step
         model.table.register_hook(lambda grad: grad * math.inf if len(model.shapes) <= accumulation else grad)
     said = []
@@ -616,20 +709,24 @@ def _(obj, micro_batches, accumulation, max_norm, dtype, seed, autocast, scale, 
     modes = {module.training for module in model.modules()}
     seen = {"taken": feed.taken, "mode": modes == {True}, "calls": len(model.shapes)}
     seen["graphs at once"] = model.most_waiting
+    seen["optimizer steps"] = optimizer.steps
     seen["dtypes"] = sorted(set(model.dtypes))
     if autocast:  # the numbers themselves are rough
         return seen
     seen["scale"] = scaler.get_scale() if scaler else None
     seen["steps"] = said
-    return seen | {name: parameter.detach() for name, parameter in model.named_parameters()}
+    return seen | _after_the_steps(model)
 
 
 @training_step.oracle
-def _(micro_batches, accumulation, max_norm, dtype, seed, autocast, scale, leftover, overflow, training):
+def _(
+    micro_batches, accumulation, max_norm, dtype, seed, autocast, scale, gradients_before, overflow, training
+):
     model = _Reader(seed, getattr(torch, dtype)).train()
     optimizer = _Momentum(model)
     seen = {"taken": 2 * accumulation, "mode": True, "calls": 2 * accumulation}
     seen["graphs at once"] = 1
+    seen["optimizer steps"] = 1 if overflow else 2
     if autocast:
         return seen | {"dtypes": [autocast]}
     said = []
@@ -648,7 +745,7 @@ def _(micro_batches, accumulation, max_norm, dtype, seed, autocast, scale, lefto
             optimizer.step()
     seen |= {"dtypes": [dtype], "steps": said}
     seen["scale"] = None if scale is None else scale if overflow else scale * 4
-    return seen | {name: parameter.detach() for name, parameter in model.named_parameters()}
+    return seen | _after_the_steps(model)
 
 
 STEP = {
@@ -658,6 +755,8 @@ STEP = {
     "calls": "The model is called once for each batch; yours was called another number of times.",
     "graphs at once": "Call backward for each batch before the model sees the next one: it frees the memory of the "
     "batch's graph, and that is what accumulation is for.",
+    "optimizer steps": "The optimizer makes one step for all `accumulation` batches together, or none if the scaler finds "
+    "inf or nan; yours made another number of steps. Step once, after the loop.",
     "scale": "The scaler was not told how the step went: call scaler.update() once, after scaler.step.",
 }
 training_step.agree(_told(STEP))
@@ -673,7 +772,7 @@ def _step(model, batches, optimizer, accumulation, max_norm, autocast, scaler, w
     scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
     if wrong != "mode":
         model.train()
-    if wrong != "never cleared":
+    if wrong not in ("never cleared", "cleared at the end"):
         optimizer.zero_grad()
     losses, batch, norm = [], None, 0.0
     for _ in range(accumulation):
@@ -683,21 +782,18 @@ def _step(model, batches, optimizer, accumulation, max_norm, autocast, scaler, w
         if wrong == "cleared inside":
             optimizer.zero_grad()
         scaler.scale(loss if wrong == "not divided" else loss / accumulation).backward()
-        losses.append(loss.detach())
-        if wrong == "clipped inside":
-            if len(losses) == accumulation:
-                scaler.unscale_(optimizer)
-                bound = max_norm
-            else:
-                bound = max_norm * scaler.get_scale()
-            norm = nn.utils.clip_grad_norm_(model.parameters(), bound)
+        losses.append((scaler.scale(loss) if wrong == "scaled loss" else loss).detach())
+        if wrong == "unscaled inside":
+            scaler.unscale_(optimizer)
+        if wrong in ("clipped inside", "unscaled inside"):
+            norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
     if wrong == "clipped before unscaling":
         norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
-    if wrong != "clipped inside":
+    if wrong != "unscaled inside":
         scaler.unscale_(optimizer)
     if wrong == "not clipped":
         norm = nn.utils.clip_grad_norm_(model.parameters(), math.inf)
-    elif wrong not in ("clipped before unscaling", "clipped inside"):
+    elif wrong not in ("clipped before unscaling", "clipped inside", "unscaled inside"):
         norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
     if wrong == "past the scaler":
         optimizer.step()
@@ -705,6 +801,8 @@ def _step(model, batches, optimizer, accumulation, max_norm, autocast, scaler, w
         scaler.step(optimizer)
     if wrong != "no update":
         scaler.update()
+    if wrong == "cleared at the end":
+        optimizer.zero_grad()
     mean = losses[-1] if wrong == "last loss" else sum(losses) / len(losses)
     if wrong == "norm after":
         norm = norm.clamp(max=max_norm)
@@ -734,6 +832,14 @@ def gradients_never_cleared(
 
 
 @training_step.mistake
+def cleared_only_after_the_step(
+    model, batches, optimizer, *, accumulation=1, max_norm=1.0, autocast=None, scaler=None
+):
+    """You clear the gradients only after the step. What lay in them before the first step is then added to its gradient. Clear them before the first backward."""
+    return _step(model, batches, optimizer, accumulation, max_norm, autocast, scaler, "cleared at the end")
+
+
+@training_step.mistake
 def clipped_before_unscaling(
     model, batches, optimizer, *, accumulation=1, max_norm=1.0, autocast=None, scaler=None
 ):
@@ -749,6 +855,14 @@ def clipped_inside_the_loop(
 ):
     """You clip after each batch. Then the first batches count for less than the last one. Clip once, when the gradient of the whole step is there."""
     return _step(model, batches, optimizer, accumulation, max_norm, autocast, scaler, "clipped inside")
+
+
+@training_step.mistake
+def unscaled_inside_the_loop(
+    model, batches, optimizer, *, accumulation=1, max_norm=1.0, autocast=None, scaler=None
+):
+    """You unscale and clip after each batch. The first batches then count for less than the last one, and a real scaler refuses a second unscale_ in one step. Both belong after the loop, once."""
+    return _step(model, batches, optimizer, accumulation, max_norm, autocast, scaler, "unscaled inside")
 
 
 @training_step.mistake
@@ -796,6 +910,22 @@ def stepped_past_the_scaler(
 
 
 @training_step.mistake
+def scaler_never_updated(
+    model, batches, optimizer, *, accumulation=1, max_norm=1.0, autocast=None, scaler=None
+):
+    """Every step ends with scaler.step(optimizer) and then scaler.update(). If one of them is missing, the scaler takes the next step for the same one, and refuses to unscale twice."""
+    return _step(model, batches, optimizer, accumulation, max_norm, autocast, scaler, "no update")
+
+
+@training_step.mistake
+def scaled_loss_returned(
+    model, batches, optimizer, *, accumulation=1, max_norm=1.0, autocast=None, scaler=None
+):
+    """You return the loss times the scaler's scale. Scale only what you call backward on; the loss that you report is the one before."""
+    return _step(model, batches, optimizer, accumulation, max_norm, autocast, scaler, "scaled loss")
+
+
+@training_step.mistake
 def autocast_forgotten(
     model, batches, optimizer, *, accumulation=1, max_norm=1.0, autocast=None, scaler=None
 ):
@@ -806,13 +936,22 @@ def autocast_forgotten(
 # -- the held-out loss ---------------------------------------------------------------------------------
 
 
+FIRST_WORD = 20  # of a text in which each token tells its place
+
+
+def _held_out_reader(seed, dtype, tokens):
+    return _Reader(seed, getattr(torch, dtype), V=FIRST_WORD + len(tokens))
+
+
 @estimate_loss.cases
 def _(rng: np.random.Generator) -> Iterator[Case]:
     def case(label, n, T, B, n_batches, *, training=False, as_file=False, autocast=None, dtype="float64"):
-        tokens = rng.integers(6, size=n)
+        tokens = FIRST_WORD + torch.arange(n)
+        if as_file:  # any numbers: the token at a place is not to be guessed from the place
+            tokens = rng.integers(FIRST_WORD + n, size=n).astype(np.uint16)
         return Case(
             label,
-            tokens=tokens.astype(np.uint16) if as_file else torch.tensor(tokens),
+            tokens=tokens,
             block_size=T,
             batch_size=B,
             n_batches=n_batches,
@@ -836,7 +975,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
 
 @estimate_loss.observe
 def _(obj, tokens, block_size, batch_size, n_batches, training, autocast, dtype, seed):
-    model = _Reader(seed, getattr(torch, dtype)).train(training)
+    model, shared = _held_out_reader(seed, dtype, tokens).train(training), _stirred()
     for parameter in model.parameters():  # as in the middle of a step
         parameter.grad = torch.full_like(parameter, 0.3)
     options = {"autocast": getattr(torch, autocast)} if autocast else {}
@@ -849,29 +988,40 @@ def _(obj, tokens, block_size, batch_size, n_batches, training, autocast, dtype,
     if switched_off:
         return "You left the gradients switched off for everybody. Use torch.no_grad() as a decorator or with `with`."
     after = _state(model)
-    seen = {"mode": after[1] == modes, "gradients": any(model.grads), "batches": model.shapes}
+    seen = {
+        "shared": _states() != shared,
+        "mode": after[1] == modes,
+        "gradients": any(model.grads),
+        "batches": model.shapes,
+    }
     seen["changed"] = (after[0], after[2]) != (parameters, grads)
     cut = 2 * batch_size * (block_size + 1) * n_batches
     seen["much read"] = isinstance(tokens, _File) and tokens.read > cut
     seen["dtypes"] = sorted(set(model.dtypes))
+    if isinstance(tokens, torch.Tensor):
+        seen["starts"] = sorted(first - FIRST_WORD for first in model.firsts)
     return seen | ({} if autocast else {"loss": loss})
 
 
 @estimate_loss.oracle
 def _(tokens, block_size, batch_size, n_batches, training, autocast, dtype, seed):
-    model, n, losses = _Reader(seed, getattr(torch, dtype)).eval(), batch_size * n_batches, []
-    for k in range(n):
-        start = k * (len(tokens) - block_size) // n
+    model, n, losses = _held_out_reader(seed, dtype, tokens).eval(), batch_size * n_batches, []
+    starts = [k * (len(tokens) - block_size) // n for k in range(n)]
+    for start in starts:
         window = torch.tensor([int(token) for token in tokens[start : start + block_size + 1]])
         log_probs = model(window[None, :-1])[0].log_softmax(-1)
         losses += [-log_probs[place, token].item() for place, token in enumerate(window[1:])]
-    seen = {"mode": True, "gradients": False, "changed": False, "much read": False}
+    seen = {"shared": False, "mode": True, "gradients": False, "changed": False, "much read": False}
     seen["batches"] = [[batch_size, block_size]] * n_batches
     seen["dtypes"] = [autocast or dtype]
+    if isinstance(tokens, torch.Tensor):
+        seen["starts"] = starts
     return seen | ({} if autocast else {"loss": math.fsum(losses) / len(losses)})
 
 
 HELD_OUT = {
+    "shared": "Your function draws random numbers. Then each call measures on other windows, and the training that goes on "
+    "afterwards is another one than without the measurement.",
     "mode": "The model must leave your function in the mode in which it came, train or eval.",
     "changed": "You changed the model's parameters or their gradients. Measuring leaves them as they are.",
     "much read": "You read more of `tokens` than the windows need. A file may be larger than memory: cut first, then "
@@ -880,15 +1030,15 @@ HELD_OUT = {
     "batches": "The model must get n_batches batches of shape (batch_size, block_size), and nothing else.",
     "dtypes": "The model did not compute in the dtype that `autocast` says: hand it to batch_loss.",
 }
-estimate_loss.agree(_told(HELD_OUT))
+_held_out_told = _told(HELD_OUT)
 
 
-@estimate_loss.property
-def draws_no_random_number(obj, tokens, block_size, batch_size, n_batches, training, autocast, dtype, seed):
-    """Your function draws random numbers. Then each call measures on other windows, and the training that goes on afterwards is another one than without the measurement."""
-    before, options = _stirred(), {"batch_size": batch_size, "n_batches": n_batches}
-    obj(_Reader(seed, getattr(torch, dtype)), tokens, block_size, **options)
-    return _states() == before
+@estimate_loss.agree
+def _(got, expected):
+    said = _held_out_told(got, expected)
+    if said and said.startswith("At result['starts']"):
+        return f"Your windows start at the places {got['starts']} of the text, expected {expected['starts']}."
+    return said
 
 
 @torch.no_grad()
@@ -900,7 +1050,10 @@ def _held_out(model, tokens, T, B, n_batches, autocast, wrong=""):
         rows = np.arange(k * B, k * B + B)
         starts = rows * (len(tokens) - T) // n
         if wrong == "the beginning":
-            starts = rows * T % (len(tokens) - T)
+            rounds = (len(tokens) - 1) // T // B
+            if not rounds:
+                raise ValueError("too few for one batch")
+            starts = (k % rounds * B + np.arange(B)) * T
         elif wrong == "one batch":
             starts = np.arange(B) * (len(tokens) - T) // B
         places = starts[:, None] + np.arange(T + 1)
@@ -935,7 +1088,7 @@ def always_back_to_train_mode(model, tokens, block_size, *, batch_size, n_batche
 
 @estimate_loss.mistake
 def only_the_beginning(model, tokens, block_size, *, batch_size, n_batches, autocast=None):
-    """Your windows follow one another from the start of the text, so only its beginning is measured. Spread them over the whole text."""
+    """Your windows follow one another from the start of the text, so only its beginning is measured, as by TokenBatches. Spread them over the whole text."""
     return _held_out(model, tokens, block_size, batch_size, n_batches, autocast, "the beginning")
 
 
@@ -970,46 +1123,56 @@ IGNORED = -100
 
 @accumulate_gradients.cases
 def _(rng: np.random.Generator) -> Iterator[Case]:
-    def case(label, shapes, counted, leftover=0.0):
+    def case(label, shapes, counted, gradients_before=0.0, training=True, zeros=True):
         pairs = []
         for (B, T), count in zip(shapes, counted, strict=True):
-            x, y = rng.integers(6, size=(2, B, T))
-            hidden = rng.permutation(B * T)[count:]
-            y.reshape(-1)[hidden] = IGNORED
+            x, y = rng.integers(6, size=(B, T)), rng.integers(1, 6, size=(B, T))
+            places = rng.permutation(B * T)
+            if zeros:  # token 0 is a token like any other
+                y.reshape(-1)[places[: count // 2]] = 0
+            y.reshape(-1)[places[count:]] = IGNORED
             pairs.append((torch.tensor(x), torch.tensor(y)))
-        return Case(label, micro_batches=pairs, leftover=leftover, seed=int(rng.integers(1, 1000)))
+        return Case(
+            label,
+            micro_batches=pairs,
+            gradients_before=gradients_before,
+            training=training,
+            seed=int(rng.integers(1, 1000)),
+        )
 
-    yield case("four targets and one", [(1, 4), (1, 4)], [4, 1])
-    yield case("all count, alike", [(2, 3), (2, 3)], [6, 6])
+    yield case("four targets and one", [(1, 4), (1, 4)], [4, 1], zeros=False)
+    yield case("all count, alike", [(2, 3), (2, 3)], [6, 6], zeros=False)
     yield case("one batch", [(2, 5)], [7])
-    yield case("one target", [(1, 3), (1, 2)], [1, 0])
+    yield case("one target", [(1, 3), (1, 2)], [1, 0], zeros=False)
+    yield case("a model in eval mode", [(2, 3), (2, 2)], [4, 3], training=False)
     yield case("batches of other lengths", [(2, 3), (1, 7), (3, 2)], [6, 7, 6])
     yield case("few and many", [(2, 6), (2, 6), (2, 6)], [11, 2, 5])
     yield case("one without a target", [(2, 4), (2, 4), (1, 3)], [5, 0, 2])
-    yield case("gradients from before", [(2, 4), (2, 4)], [7, 3], leftover=0.6)
+    yield case("gradients from before", [(2, 4), (2, 4)], [7, 3], gradients_before=0.6)
 
 
 @accumulate_gradients.observe
-def _(obj, micro_batches, leftover, seed):
-    model = _Reader(seed, torch.float64).train()
+def _(obj, micro_batches, gradients_before, training, seed):
+    model = _Reader(seed, torch.float64).train(training)
     for parameter in (model.table, model.head):
-        parameter.grad = torch.full_like(parameter, leftover) if leftover else None
+        parameter.grad = torch.full_like(parameter, gradients_before) if gradients_before else None
     all_have_targets = all(_count(y) for _, y in micro_batches)
     loss = obj(model, micro_batches)
     if not isinstance(loss, float):
         return f"You must return a plain float, not a {type(loss).__name__}."
-    grads = {name: getattr(model, name).grad for name in ("table", "head")}
+    grads = {f"gradient of {name!r}": getattr(model, name).grad for name in ("table", "head")}
     start = _Reader(seed, torch.float64).parameters()
     moved = not all(torch.equal(p, q) for p, q in zip(model.parameters(), start, strict=True))
-    seen = {"moved": moved, "loss": loss} | grads
+    modes = {module.training for module in model.modules()}
+    seen = {"moved": moved, "mode": modes == {training}, "loss": loss} | grads
     if all_have_targets:  # a batch without targets may be passed over
         seen |= {"calls": len(model.shapes), "graphs at once": model.most_waiting}
     return seen
 
 
 @accumulate_gradients.oracle
-def _(micro_batches, leftover, seed):
-    model = _Reader(seed, torch.float64).train()
+def _(micro_batches, gradients_before, training, seed):
+    model = _Reader(seed, torch.float64).train(training)
     losses = []
     for x, y in micro_batches:
         log_probs = model(x).log_softmax(-1)
@@ -1017,16 +1180,19 @@ def _(micro_batches, leftover, seed):
         losses += [-log_probs[b, t, y[b, t]] for b, t in zip(rows.tolist(), places.tolist(), strict=True)]
     loss = torch.stack(losses).mean()
     grads = torch.autograd.grad(loss, [model.table, model.head])
-    seen = {"moved": False, "loss": loss.item()}
+    seen = {"moved": False, "mode": True, "loss": loss.item()}
+    for name, grad in zip(("table", "head"), grads, strict=True):
+        seen[f"gradient of {name!r}"] = grad + gradients_before
     if all(_count(y) for _, y in micro_batches):
         seen |= {"calls": len(micro_batches), "graphs at once": 1}
-    return seen | {name: grad + leftover for name, grad in zip(("table", "head"), grads, strict=True)}
+    return seen
 
 
 accumulate_gradients.agree(
     _told(
         {
             "moved": "You changed the parameters. Only their gradients are asked for; the optimizer's step comes later.",
+            "mode": "You change the model's mode. Train or eval is the caller's affair: leave it as it is.",
             "calls": "Call the model once for each of the micro-batches: one at a time is what fits into memory.",
             "graphs at once": STEP["graphs at once"],
         }
@@ -1074,6 +1240,39 @@ def nothing_divided(model, micro_batches):
 def each_by_its_own_count(model, micro_batches):
     """You divide each batch's sum by its own number of targets and add up. That is a sum of means, as large as the number of batches allows. Divide by the number of all targets."""
     return _accumulated(model, micro_batches, lambda y, k: 1 / (_count(y) or math.nan))
+
+
+@accumulate_gradients.mistake
+def mean_times_count(model, micro_batches):
+    """Your weighting is right, but a batch without a target that counts gives nan: its mean is 0/0, and nan times 0 is nan. Take its sum, by reduction="sum"."""
+    count, total = sum(_count(y) for _, y in micro_batches), 0.0
+    for x, y in micro_batches:
+        loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten()) * (_count(y) / count)
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+@accumulate_gradients.mistake
+def only_the_return_divided(model, micro_batches):
+    """You return the mean, but its gradient is not what you add: backward was called on sums that nothing divides. Divide each loss before its backward."""
+    count = sum(_count(y) for _, y in micro_batches)
+    return _accumulated(model, micro_batches, lambda y, k: 1.0) / count
+
+
+@accumulate_gradients.mistake
+def token_zero_not_counted(model, micro_batches):
+    """You count only targets above 0. Token 0 is a token like any other: all targets count but those that are -100."""
+    count = sum(int((y > 0).sum()) for _, y in micro_batches)
+    return _accumulated(model, micro_batches, lambda y, k: 1 / count)
+
+
+@accumulate_gradients.mistake
+def cleared_before_the_first(model, micro_batches):
+    """You clear the gradients first. Yours are to be added to what is there: clearing is the caller's affair."""
+    model.zero_grad()
+    count = sum(_count(y) for _, y in micro_batches)
+    return _accumulated(model, micro_batches, lambda y, k: 1 / count)
 
 
 @accumulate_gradients.mistake
