@@ -93,11 +93,16 @@ def _reads_ladder(lesson: Lesson) -> bool:
 
 
 def out_of_date(lesson: Lesson, course: list[Lesson]) -> bool:
-    """Whether the stored outputs come from another source than today's."""
+    """Whether the stored outputs come from another source than today's, or some of them are gone."""
     path = lesson.root / lesson.solution_path
     if not path.exists():
         return True
-    record = read_notebook(path).metadata.get("groundup", {})
+    notebook = read_notebook(path)
+    # Sync takes the outputs of a changed cell away, and its count with them. If the cell is then changed back, as a merge
+    # may do, the record is right again, but the outputs do not come back.
+    if any(cell.cell_type == "code" and cell.execution_count is None for cell in notebook.cells):
+        return True
+    record = notebook.metadata.get("groundup", {})
     return record.get("source") != fingerprint(lesson, course)
 
 

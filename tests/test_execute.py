@@ -69,6 +69,19 @@ def test_changed_code_or_a_changed_export_that_it_imports_is_out_of_date(tmp_pat
     assert tuple(a != b for a, b in zip(before, after, strict=True)) == changes
 
 
+def test_a_cell_that_was_changed_and_changed_back_has_lost_its_outputs_and_is_out_of_date(tmp_path):
+    path = make(tmp_path, PLAIN)
+    run(tmp_path)
+    text, cell = path.read_text(), "print(add_up([1.0, 2.0, 3.0]))"
+    for source in (text.replace(cell, "print(add_up([1.0, 2.0]))"), text):
+        path.write_text(source)
+        assert sync.main([], tmp_path) == 0
+    course = lessons(tmp_path)
+    record = read_notebook(tmp_path / course[0].solution_path).metadata.groundup
+    assert record["source"] == execute.fingerprint(course[0], course), "the record alone does not tell"
+    assert execute.out_of_date(course[0], course)
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
