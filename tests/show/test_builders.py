@@ -181,7 +181,7 @@ def test_a_short_log_axis_of_many_values_counts_in_one_two_five():
     many = np.geomspace(27_307, 491_520, 40)
     found = ticks(show.lines({"a": (many, many)}, log_x=True, log_y=True))
     assert [found[value] for value in (50_000, 100_000, 200_000)] == ["50 k", "100 k", "200 k"]
-    assert ticks(show.lines({"a": [1.5, 0.02, 3]}, log_y=True), "yaxis")[0.05] == "0.05"
+    assert ticks(show.lines({"a": [1.5, 0.04, 3]}, log_y=True), "yaxis")[0.05] == "0.05"
     assert ticks(show.lines({"a": (np.geomspace(1, 1e6, 40), many)}, log_x=True)) == {}, "powers of ten"
 
 

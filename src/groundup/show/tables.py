@@ -8,7 +8,7 @@ from groundup.show._emit import show_bundle
 
 # A number written as text: sign, thousands, exponent, unit, uncertainty. What stands where there is none: a dash.
 NUMBER = r"[<>≤≥~≈]?\s?[+\-−]?[$€]?(?:\d[\d,.]*(?:e[+\-−]?\d+)?|nan|inf|∞)"
-UNIT = r"\s?(?:[%×x°]|[A-Za-zµμ]{1,5}(?:/[A-Za-z]{1,6})?)?"
+UNIT = r"\s?(?:[%×x°]|[A-Za-zµμ]{1,6}(?:/[A-Za-z]{1,6})?)?"
 WRITTEN = re.compile(rf"{NUMBER}{UNIT}(?:\s?±\s?{NUMBER}{UNIT})?|±\s?{NUMBER}{UNIT}")
 NONE = re.compile(r"\s*[—–\-−]?\s*")
 
