@@ -157,6 +157,7 @@ def note_dependencies(app: Sphinx, docname: str, source: list[str]) -> None:
             LADDER, study_pages.ladder(Path(app.srcdir), course.ready, course.number)
         )
     if asked:
+        app.env.note_dependency(study_pages.PROOFS)
         pages = study_pages.owned(Path(app.srcdir), asked["id"], course.ready, course.number)
         source[0] = source[0].replace(asked[0], pages)
     source[0] = PART.sub(lambda match: part_card(course, match["id"], match["line"]), source[0])

@@ -5,15 +5,21 @@ All are made from the lessons and from what their runs printed, never from numbe
 
 import html
 import re
+import tomllib
 from pathlib import Path
 
 from lesson_page import figure_html
 
 from ci.ladder import rungs_of
 from ci.lesson import BEGIN, END, Lesson, read, read_notebook
-from ci.sync import exported_names
 from groundup import show
 from groundup.show._emit import figure_json
+
+# What a lesson's proof showed, in a sentence, and which of its lines show it; written by hand, for the part's page.
+PROOFS = "book/parts/proofs.toml"
+MOST = 3  # lines of one proof on a part's page
+# A line that says that something was not done proves nothing.
+UNDONE = re.compile(r"\b(?:is left out|cannot be|skipped|not compared|no C compiler|nothing is)\b")
 
 
 def index(root: Path, pages: dict[str, str]) -> dict[str, dict]:
@@ -73,24 +79,25 @@ def flashcards(root: Path, pages: dict[str, str], numbers: dict[str, str]) -> st
 
 
 def owned(root: Path, part: str, pages: dict[str, str], numbers: dict[str, str]) -> str:
-    """Markdown: a table of the modules of `part` and, under each lesson, what its proof and experiment printed."""
+    """Markdown: a table of the modules of `part` and, for each lesson, what is the learner's and what its proof printed."""
     lessons = [lesson for lesson in _written(root, pages) if lesson.part == part]
+    proofs = tomllib.loads((root / PROOFS).read_text(encoding="utf-8"))
     rows, pieces, totals = [], [], [0, 0, 0]
     for lesson in lessons:
         counts = (len(lesson.exercises), _lines_of_the_learner(lesson), _lines(root / lesson.module_path))
         totals = [total + count for total, count in zip(totals, counts, strict=True)]
-        cells = [_link(lesson, pages, numbers), f"`groundup.{lesson.part}.{lesson.name}`", *map(str, counts)]
-        rows.append(f"| {' | '.join(cells)} |")
-        pieces.append(_evidence(lesson, pages, numbers))
+        link, module = _link(lesson, pages, numbers), f"`groundup.{lesson.part}.{lesson.name}`"
+        rows.append(f"| {' | '.join([link, module, *(f'{count:,}' for count in counts)])} |")
+        pieces.append(_evidence(lesson, link, proofs.get(lesson.id, {})))
     table = "\n".join(
         [
             "| Lesson | Module | Exercises | Lines you wrote | Lines in the module |",
             "|---|---|--:|--:|--:|",
             *rows,
-            f"| **Together** | | **{totals[0]}** | **{totals[1]}** | **{totals[2]}** |",
+            f"| **Together** | | {' | '.join(f'**{total:,}**' for total in totals)} |",
         ]
     )
-    return "\n\n".join([table, "## What it matched, and what it trained", *pieces])
+    return "\n\n".join([table, "## What it matched", *pieces])
 
 
 def ladder(root: Path, pages: dict[str, str], numbers: dict[str, str]) -> str:
@@ -107,29 +114,49 @@ def ladder(root: Path, pages: dict[str, str], numbers: dict[str, str]) -> str:
     best = min(bits, key=bits.get)
     picture = show.bars(bits, y="bits per byte of the test text")
     alt = f"Bars: bits per byte on the test text for {len(bits)} models, falling from {max(bits.values()):.2f} to {bits[best]:.2f} ({best})."
-    return f"{table}\n\n{figure_html(figure_json(picture, alt))}"
+    pieces = [table, *_nearest(bits), figure_html(figure_json(picture, alt))]
+    return "\n\n".join(pieces)
 
 
-def _evidence(lesson: Lesson, pages: dict[str, str], numbers: dict[str, str]) -> str:
-    """One lesson's names, and the printed text of its `## Prove it` and `## Experiment`, as its last run left it."""
+def _nearest(bits: dict[str, float]) -> list[str]:
+    """A sentence about the distance of the two best models, in the digits of the table."""
+    if len(bits) < 2:
+        return []
+    second, best = sorted(bits, key=bits.get, reverse=True)[-2:]
+    apart = round(bits[second], 3) - round(bits[best], 3)
+    return [f"The last two, {second} and {best}, are {apart:.3f} bits per byte apart."]
+
+
+def _evidence(lesson: Lesson, link: str, proof: dict) -> str:
+    """One lesson's exercises by name, and what its proof showed: a sentence, and up to three of the lines it printed."""
+    names = ", ".join(f"`{exercise.name}`" for exercise in lesson.exercises)
+    pieces = [f"### {link}", f"You own {names}."]
+    title, printed = _proof(lesson)
+    shown = proof_lines(printed, proof.get("lines", []))
+    said = proof.get("said") or (f"Proved: {title}." if shown else "")
+    fence = f"\n\n```text\n{chr(10).join(shown)}\n```" if shown else ""
+    return "\n\n".join([*pieces, *([said + fence] if said else [])])
+
+
+def proof_lines(printed: str, wanted: list[str]) -> list[str]:
+    """Of a proof's output the first line that holds each of the `wanted` texts; its last lines where none is found."""
+    lines = [line.rstrip() for line in printed.splitlines() if line.strip() and not UNDONE.search(line)]
+    found = [next((line for line in lines if text in line), None) for text in wanted]
+    return (list(dict.fromkeys(line for line in found if line)) or lines[-MOST:])[:MOST]
+
+
+def _proof(lesson: Lesson) -> tuple[str, str]:
+    """The title of a lesson's `## Prove it`, and what it printed in the last run."""
     path = lesson.root / lesson.solution_path
     outputs = (
         {cell.id: cell.get("outputs", []) for cell in read_notebook(path).cells} if path.exists() else {}
     )
-    names = ", ".join(f"`{name}`" for name in exported_names(lesson))
-    pieces = [f"### {_link(lesson, pages, numbers)}", f"You own {names}."]
     for heading, _, cells in lesson.sections():
         kind, _, title = heading.partition(": ")
-        printed = "".join(
-            output.text
-            for cell in cells
-            for output in outputs.get(cell.id, [])
-            if output.output_type == "stream"
-        )
-        if kind in ("Prove it", "Experiment") and printed.strip():
-            fence = "```"
-            pieces.append(f"**{kind}**: {title}\n\n{fence}text\n{printed.rstrip()}\n{fence}")
-    return "\n\n".join(pieces)
+        if kind == "Prove it":
+            found = (output for cell in cells for output in outputs.get(cell.id, []))
+            return title, "".join(output.text for output in found if output.output_type == "stream")
+    return "", ""
 
 
 def _written(root: Path, pages: dict[str, str]) -> list[Lesson]:

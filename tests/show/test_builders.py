@@ -119,6 +119,72 @@ def test_bars():
         show.bars({"a": [1, 2]})
 
 
+@pytest.mark.parametrize(
+    ("numbers", "labels"),
+    [
+        ([10163, 3620.4, 14125.0], ["10,163", "3,620", "14,125"]),
+        ([6.3923, 3.0008, 2.8387], ["6.39", "3.00", "2.84"]),
+        ([0.40814, 0.0066932, 0.000453, 0], ["0.408", "0.007", "<0.001", "0"]),
+        ([-0.79601, 0.0642, -0.0004], ["−0.796", "0.064", ">−0.001"]),
+        ([0.0123, 0.000453, 2e-9], ["0.0123", "0.000453", "2e−9"]),
+        ([15.147, 3.8373, 99.96, 0.9999], ["15.1", "3.84", "100", "1.00"]),
+        ([5, 11, 16], ["5", "11", "16"]),
+        ([float("nan"), 2.5, 1e20], ["", "2.50", "1e20"]),
+    ],
+)
+def test_bars_say_their_numbers_in_short(numbers, labels):
+    (trace,) = stored(show.bars({str(i): number for i, number in enumerate(numbers)}))["data"]
+    assert trace["text"] == labels and "texttemplate" not in trace
+
+
+def test_bars_lie_where_their_names_are_long():
+    short = stored(show.bars({"mat": 1, "sofa": 2}, x="word", y="p"))
+    long = stored(show.bars({f"one attention layer {i}": i for i in range(8)}, x="word", y="p", title="t"))
+    assert short["data"][0]["orientation"] == "v" and short["data"][0]["y"] == [1, 2]
+    assert long["data"][0]["orientation"] == "h" and long["data"][0]["x"] == list(range(8))
+    for figure, axis in ((short, "yaxis"), (long, "xaxis")):
+        assert figure["layout"][axis]["title"]["text"] == "p"
+    assert long["layout"]["yaxis"]["autorange"] == "reversed", "the first is on top"
+    assert long["layout"]["height"] > 28 * 8
+    below = stored(show.bars({f"one attention layer {i}": -i for i in range(8)}))
+    assert below["data"][0]["orientation"] == "v"
+
+
+def test_numbers_on_narrow_bars_are_turned_not_shrunk():
+    (wide,) = stored(show.bars({"a": 0.52, "b": 0.12}))["data"]
+    (narrow,) = stored(show.bars({str(i): 1 / (i + 1.5) for i in range(14)}))["data"]
+    assert (wide["textangle"], narrow["textangle"]) == (0, -90)
+    assert wide["constraintext"] == narrow["constraintext"] == "none"
+
+
+def ticks(fig, axis: str = "xaxis") -> dict:
+    axis = stored(fig)["layout"][axis]
+    return dict(zip(axis["tickvals"], axis["ticktext"], strict=True)) if "tickvals" in axis else {}
+
+
+def test_a_log_axis_of_few_values_has_a_tick_for_each():
+    sizes = [40_960, 81_920, 163_840, 327_680]
+    assert list(ticks(show.points({"a": (sizes, sizes)}, log_x=True)).values()) == [
+        "41 k",
+        "82 k",
+        "164 k",
+        "328 k",
+    ]
+    table = [256, 512, 1024, 2048, 4096]
+    expected = ["256", "512", "1,024", "2,048", "4,096"]
+    assert list(ticks(show.lines({"a": (table, table)}, log_x=True)).values()) == expected
+    close = ticks(show.lines({"a": ([1000, 1010, 9000], [1, 2, 3])}, log_x=True))
+    assert list(close) == [1010, 9000], "texts that would touch are left out"
+
+
+def test_a_short_log_axis_of_many_values_counts_in_one_two_five():
+    many = np.geomspace(27_307, 491_520, 40)
+    found = ticks(show.lines({"a": (many, many)}, log_x=True, log_y=True))
+    assert [found[value] for value in (50_000, 100_000, 200_000)] == ["50 k", "100 k", "200 k"]
+    assert ticks(show.lines({"a": [1.5, 0.04, 3]}, log_y=True), "yaxis")[0.05] == "0.05"
+    assert ticks(show.lines({"a": (np.geomspace(1, 1e6, 40), many)}, log_x=True)) == {}, "powers of ten"
+
+
 def test_heatmap():
     (trace,) = stored(show.heatmap([[1, 2], [3, np.nan]]))["data"]
     assert trace["z"] == [[1, 2], [3, None]] and "zmin" not in trace

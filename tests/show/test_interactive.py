@@ -151,3 +151,12 @@ def test_colab_gets_html_with_a_slider_for_the_keyboard(monkeypatch):
     assert '"sliders"' not in html, "plotly's slider cannot be reached by the keyboard"
     plain = _emit.bundle_of(_emit.figure_json(uneven(1), 'say "<b>"'))["text/html"]
     assert 'aria-label="say &quot;&lt;b&gt;&quot;"' in plain and "range" not in plain.split("<script")[0]
+
+
+def test_bars_that_lie_share_one_range():
+    def make(scale):
+        return show.bars({f"a part of the network {i}": scale * i for i in range(4)})
+
+    stored = frames_json(make, [1, 10], label="scale", active=0, alt="bars")
+    ranges = [frame["layout"]["xaxis"]["range"] for frame in stored["frames"]]
+    assert ranges[0] == ranges[1] and ranges[0][0] == 0 and ranges[0][1] > 30

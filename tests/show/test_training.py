@@ -190,6 +190,26 @@ def test_table(monkeypatch, capsys):
     assert bundles[1]["text/html"].startswith("<table")
 
 
+@pytest.mark.parametrize(
+    ("values", "right"),
+    [
+        (["1,311 M", "124 M"], True),
+        (["6.392 ± 0.018", "2.583", "—", "", None], True),
+        (["2.22e+20", "", "0.2 ms", "3.1%", "0.21×", "<0.001", "−4", "+2.68%", "1.5 tokens/s"], True),
+        (["GPT-2 124M", "RNN"], False),
+        (["5", "no sheet"], False),
+        (["—", ""], False),
+        (["1 head, not 4"], False),
+        ([True, False], False),
+    ],
+)
+def test_columns_of_numbers_written_as_text_are_aligned_to_the_right(monkeypatch, values, right):
+    bundles = []
+    monkeypatch.setattr("groundup.show.tables.show_bundle", bundles.append)
+    show.table([{"a column": value} for value in values])
+    assert ("text-align:right" in bundles[0]["text/html"]) == right
+
+
 KERNEL = """
 import sys
 from groundup import show

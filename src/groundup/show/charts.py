@@ -8,6 +8,8 @@ from groundup.show import style
 from groundup.show._data import thin, to_numbers, to_numpy
 
 IMAGE = 16  # rows and columns from which a heatmap is an image
+PHONE = 290  # pixels that a phone has for the plot beside its y axis
+FEW = 8  # so many different values on a log axis get a tick each
 
 
 def new_figure(data: list[dict], **layout):
@@ -54,21 +56,75 @@ def points(series: dict, *, x="", y="", title="", log_x=False, log_y=False):
 
 
 def bars(values: dict, *, x="", y="", title=""):
-    """One bar for each entry of `values`: name → number; the number stands at the bar's end. nan leaves a gap."""
+    """One bar for each entry of `values`: name → number; the number stands at the bar's end. nan leaves a gap.
+
+    Bars stand up. Where the names are long and would not fit side by side on a phone, and no number is negative, they
+    lie, the first on top; `x` is the names' title and `y` the numbers' title either way.
+    """
     numbers = to_numbers(list(values.values()), "bars", 1).astype(float) if values else []
+    numbers = [None if number != number else number for number in map(float, numbers)]
+    names, labels = [str(name) for name in values], bar_labels(numbers)
+    longest = max(map(len, labels), default=0)
+    widest = max(map(len, names), default=0)
+    lie = widest > 8 and len(names) * (7 * widest + 10) > PHONE
+    lie = lie and all(number is None or number >= 0 for number in numbers)
+    turned = not lie and len(names) * (7 * longest + 4) > PHONE
     trace = {
         "type": "bar",
-        "x": [str(name) for name in values],
-        "y": [None if number != number else number for number in map(float, numbers)],
+        "orientation": "h" if lie else "v",
+        "x": numbers if lie else names,
+        "y": names if lie else numbers,
         "marker": {"color": style.COLOURS["blue"]},
-        "texttemplate": "%{y:.3~g}",
+        "text": labels,
         "textposition": "outside",
+        "textangle": -90 if turned else 0,
+        "textfont": {"size": style.SIZE["small"]},
+        "constraintext": "none",  # plotly would write a number that is wider than its bar in tiny type
         "cliponaxis": False,
-        "hovertemplate": "%{x}: %{y:.5~g}<extra></extra>",
+        "hovertemplate": "%{y}: %{x:,.5~r}<extra></extra>" if lie else "%{x}: %{y:,.5~r}<extra></extra>",
     }
     fig = new_figure([trace], bargap=0.35, showlegend=False)
-    fig.update_layout(xaxis={"title": {"text": x}, "type": "category"}, yaxis={"title": {"text": y}})
-    return _titled(fig, title)
+    if lie:
+        fig.update_xaxes(title={"text": y}, rangemode="tozero")
+        fig.update_yaxes(title={"text": x}, type="category", autorange="reversed", ticks="")
+        fig.update_layout(height=70 + 28 * len(names))
+    else:
+        fig.update_xaxes(title={"text": x}, type="category")
+        fig.update_yaxes(title={"text": y})
+    fig = _titled(fig, title)
+    if lie:
+        fig.update_layout(height=fig.layout.height + fig.layout.margin.t, margin={"r": 12 + 7 * longest})
+    elif turned:
+        fig.update_layout(margin={"t": fig.layout.margin.t + 7 * longest})
+    return fig
+
+
+def bar_labels(numbers: Sequence[float | None]) -> list[str]:
+    """Short texts of numbers that stand beside one another: 10,163; 123; 3.00; 0.045; <0.001.
+
+    Whole numbers stay whole. Where all are small, three digits of each are kept.
+    """
+    finite = [abs(number) for number in numbers if number is not None and math.isfinite(number)]
+    whole = all(number.is_integer() for number in finite)
+    small = max(finite, default=0) < 0.1
+
+    def label(number: float | None) -> str:
+        if number is None:
+            return ""
+        size = abs(number)
+        if number == 0 or not math.isfinite(size):
+            return f"{number:g}".replace("-", "−").replace("inf", "∞")
+        if (whole or size >= 999.5) and size < 1e15:
+            text = f"{size:,.0f}"
+        elif small or size >= 1e15:
+            text = f"{size:.3g}".replace("e-0", "e-").replace("e+", "e").replace("-", "−")
+        elif size < 0.001:
+            return "<0.001" if number > 0 else ">−0.001"
+        else:
+            text = f"{size:.{3 if size < 0.9995 else 2 if size < 9.995 else 1 if size < 99.95 else 0}f}"
+        return text if number > 0 else f"−{text}"
+
+    return [label(number) for number in numbers]
 
 
 def heatmap(matrix, *, x="", y="", title="", text=None):
@@ -151,18 +207,56 @@ def _trace(index: int, name, xs, ys, x: str, y: str) -> dict:
 
 def _xy(traces: list[dict], x: str, y: str, title: str, log_x: bool, log_y: bool):
     fig = new_figure(traces, showlegend=len(traces) > 1)
-    fig.update_xaxes(title={"text": x}, **(_log([trace["x"] for trace in traces]) if log_x else {}))
+    fig.update_xaxes(title={"text": x}, **(_log([trace["x"] for trace in traces], few=True) if log_x else {}))
     fig.update_yaxes(title={"text": y}, **(_log([trace["y"] for trace in traces]) if log_y else {}))
     return _titled(fig, title)
 
 
-def _log(values: list[list]) -> dict:
-    """A log axis with a tick for each power of ten, or at 1, 2 and 5 where that gives too few."""
-    positive = [value for part in values for value in part if isinstance(value, (int, float)) and value > 0]
-    decades = math.log10(max(positive) / min(positive)) if positive else 0
-    # Powers of ten as such: plotly would mix 0.01 with 100μ and 10B. Level, as in every other frame of a slider.
-    dtick = "D2" if decades < 2 else math.ceil(decades / 6)
-    return {"type": "log", "dtick": dtick, "exponentformat": "power", "tickangle": 0}
+def _log(values: list[list], few: bool = False) -> dict:
+    """A log axis with a tick for each power of ten, or for 1, 2 and 5 times it where that gives too few.
+
+    `few`: if there are only a few different values, as the sizes that were tried, each has its tick instead.
+    """
+    positive = sorted({v for part in values for v in part if isinstance(v, (int, float)) and v > 0})
+    axis = {"type": "log", "tickangle": 0}  # level, as in every other frame of a slider
+    if not positive:
+        return axis | {"dtick": 1, "exponentformat": "power"}
+    decades = math.log10(positive[-1] / positive[0])
+    if few and 1 < len(positive) <= FEW and decades < 4:
+        return axis | _ticks_at(_apart(positive, decades))
+    if decades < 2:
+        low, high = (math.floor(math.log10(value)) for value in (positive[0], positive[-1]))
+        # One power more on each side: room beside the outermost values may show it.
+        return axis | _ticks_at([c * 10.0**power for power in range(low - 1, high + 2) for c in (1, 2, 5)])
+    # Powers of ten as such: plotly would mix 0.01 with 100μ and 10B.
+    return axis | {"dtick": math.ceil(decades / 6), "exponentformat": "power"}
+
+
+def _ticks_at(values: list[float]) -> dict:
+    return {"tickmode": "array", "tickvals": values, "ticktext": [_short(value) for value in values]}
+
+
+def _apart(values: list[float], decades: float) -> list[float]:
+    """Of ascending values those whose texts do not touch on a phone, the last of them first of all."""
+    kept = [values[-1]]
+    for value in reversed(values[:-1]):
+        room = math.log10(kept[-1] / value) / decades * (PHONE - 30)
+        if room >= 3.5 * (len(_short(kept[-1])) + len(_short(value))) + 4:
+            kept.append(value)
+    return kept[::-1]
+
+
+def _short(value: float) -> str:
+    """A tick's text: 0.05, 4,096, 41 k, 1.5 M."""
+    if not 1e-4 <= value < 1e15:
+        return f"{value:.3g}".replace("e-0", "e-").replace("e+", "e").replace("-", "−")
+    if value < 9999.5:
+        return f"{value:,.0f}" if value >= 999.5 else f"{value:.3g}"
+    power = min(4, int(math.log10(value * 1.0005) // 3))
+    value /= 1000**power
+    # Exact where three digits are; otherwise the whole number is enough.
+    text = f"{value:.3g}"
+    return f"{text if float(text) == value or value < 10 else f'{value:.0f}'} {' kMGT'[power]}"
 
 
 def _titled(fig, title: str):

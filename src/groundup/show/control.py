@@ -136,8 +136,9 @@ def _span(traces: list[dict], axis: str, log: bool) -> list[float] | None:
         return None
     if log:
         values = [math.log10(value) for value in values if value > 0]
-    bars = not log and any(trace["type"] == "bar" for trace in traces)
-    if not values or (bars and axis == "x"):
+    bars = [trace for trace in traces if trace["type"] == "bar" and not log]
+    # Bars that lie have their numbers on x.
+    if not values or any((trace.get("orientation") == "h") != (axis == "x") for trace in bars):
         return None
     low, high = (min([*values, 0]), max([*values, 0])) if bars else (min(values), max(values))
     room = (high - low) * (0.12 if bars else 0.06) or abs(high) * 0.1 or 1

@@ -2,14 +2,22 @@
 
 import html
 import math
+import re
 
 from groundup.show._emit import show_bundle
+
+# A number written as text: sign, thousands, exponent, unit, uncertainty. What stands where there is none: a dash.
+NUMBER = r"[<>≤≥~≈]?\s?[+\-−]?[$€]?(?:\d[\d,.]*(?:e[+\-−]?\d+)?|nan|inf|∞)"
+UNIT = r"\s?(?:[%×x°]|[A-Za-zµμ]{1,6}(?:/[A-Za-z]{1,6})?)?"
+WRITTEN = re.compile(rf"{NUMBER}{UNIT}(?:\s?±\s?{NUMBER}{UNIT})?|±\s?{NUMBER}{UNIT}")
+NONE = re.compile(r"\s*[—–\-−]?\s*")
 
 
 def table(rows: list[dict], *, caption: str = "") -> None:
     """Display `rows` (one dict for each row; columns in order of first appearance) as a table.
 
-    Floats are shown with 4 significant digits; a missing or None cell is empty.
+    Floats are shown with 4 significant digits; a missing or None cell is empty. Columns of numbers, also of numbers
+    written as text ("1,311 M", "3.0 ± 0.1", "—"), are aligned to the right.
     """
     columns = list(dict.fromkeys(key for row in rows for key in row))
     cells = [[_cell(row.get(column)) for column in columns] for row in rows]
@@ -35,8 +43,14 @@ def _cell(value) -> str:
 
 
 def _is_numeric(values: list) -> bool:
-    given = [value for value in values if value is not None]
-    return bool(given) and all(hasattr(value, "__float__") and not isinstance(value, bool) for value in given)
+    given = [v for v in values if v is not None and not (isinstance(v, str) and NONE.fullmatch(v))]
+
+    def number(value) -> bool:
+        if isinstance(value, str):
+            return bool(WRITTEN.fullmatch(value.strip()))
+        return hasattr(value, "__float__") and not isinstance(value, bool)
+
+    return bool(given) and all(map(number, given))
 
 
 def _html(columns: list, cells: list[list[str]], numeric: list[bool], caption: str) -> str:
