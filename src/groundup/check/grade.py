@@ -199,8 +199,8 @@ def _run_submission(exercise: Exercise, obj: Any, cases: list[Case], seed: int) 
                     run.timeout = True
                     break
                 run.seen.append(observation)
-                if observation.todo is not None:
-                    break
+                if observation.todo is not None or observation.error is HungWorkers:
+                    break  # the next case would wait as long
         finally:
             run.replaced = guard.restore()
     run.printed, run.dropped = contained.printed.text, contained.printed.dropped
@@ -365,7 +365,8 @@ def _sentence(text: str) -> str:
 
 def _recognise(exercise: Exercise, cases: list[Case], run: _Run, seed: int, first: int) -> Any:
     """The mistake that does the same as the submission on every case, if there is one."""
-    order = [first, *(n for n in range(len(cases)) if n != first)]
+    # A case whose processes hung takes its whole time again: last.
+    order = sorted(range(len(run.seen)), key=lambda n: (run.seen[n].error is HungWorkers, n != first))
     for mistake in exercise.mistakes:
         watch = Stopwatch(exercise.seconds)
         with Contained(exercise.seconds):

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib
+import io
 import linecache
 import os
 import pickle
@@ -21,14 +23,16 @@ import tempfile
 import threading
 import time
 import traceback
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .explain import NotWritten, learners_frames, not_written
+from .explain import NotWritten, is_learners, learners_frames, not_written
 
 STARTING_SECONDS = 60.0  # importing torch from a cold disk
 GRACE_SECONDS = 5.0
+REPORT_SECONDS = 2.0  # for a rank's word on what it was doing when its time was over
 READY = ("ready", None)
 
 
@@ -53,13 +57,12 @@ def run_workers(
 
     Raises:
         NotWritten: a rank raised NotImplementedError, so the function is not written yet.
-        HungWorkers: the processes did not finish; usually one waits for a message that nobody sends.
+        HungWorkers: the processes did not finish; the message tells a loop that never ends from a message that
+            nobody sends.
         WorkerError: a rank raised another exception, ended early, or the function cannot be sent to a process.
     """
-    import cloudpickle
-
     try:
-        job = cloudpickle.dumps((function, args, _source_of(function)))
+        job = pack((function, args), function, *args)
     except Exception as error:
         raise WorkerError(f"the function cannot be sent to another process: {error}") from None
     if not hasattr(os, "fork"):
@@ -69,10 +72,43 @@ def run_workers(
     return _unpack(outcomes, seconds)
 
 
-def _source_of(function: Any) -> tuple[str, list[str]] | None:
-    """A notebook cell's name and lines: a worker's messages quote them."""
-    code = getattr(function, "__code__", None)
-    return (code.co_filename, linecache.getlines(code.co_filename)) if code is not None else None
+def pack(value: Any, *quoted: Any) -> bytes:
+    """`value` as bytes for `unpack`, with the cells in which `quoted` were written (by default `value`).
+
+    A worker's messages quote these cells' lines.
+    """
+    import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):
+        def reducer_override(self, obj: Any) -> Any:
+            # PyTorch's `config` modules are of classes of their own. cloudpickle takes one along for a function that
+            # merely uses a variable named config, and cannot pickle it.
+            if isinstance(obj, types.ModuleType) and sys.modules.get(obj.__name__) is obj:
+                return importlib.import_module, (obj.__name__,)
+            return super().reducer_override(obj)
+
+    file = io.BytesIO()
+    Pickler(file).dump((value, _cells(quoted or (value,))))
+    return file.getvalue()
+
+
+def unpack(data: bytes) -> Any:
+    """What `pack` was given."""
+    value, cells = pickle.loads(data)
+    for name, lines in cells.items():
+        linecache.cache.setdefault(name, (0, None, lines, name))
+    return value
+
+
+def _cells(values: tuple[Any, ...]) -> dict[str, list[str]]:
+    """Names and lines of the notebook cells that hold these functions and classes."""
+    parts = [
+        part
+        for value in values
+        for part in (value, *(vars(value).values() if isinstance(value, type) else ()))
+    ]
+    names = {part.__code__.co_filename for part in parts if type(part) is types.FunctionType}
+    return {name: linecache.getlines(name) for name in names if not os.path.exists(name)}
 
 
 def _unpack(outcomes: list[tuple[str, Any]], seconds: float) -> list[Any]:
@@ -86,12 +122,35 @@ def _unpack(outcomes: list[tuple[str, Any]], seconds: float) -> list[Any]:
         if kind == "died":
             raise WorkerError(f"rank {rank} ended without a result ({value})")
     if "timeout" in kinds:
-        waiting = ", ".join(str(rank) for rank, kind in enumerate(kinds) if kind == "timeout")
-        ranks = f"ranks {waiting} were" if "," in waiting else f"rank {waiting} was"
         raise HungWorkers(
-            f"after {seconds:g} s {ranks} still running: who waits for a message that nobody sends?"
+            _hung([value if kind == "timeout" else None for kind, value in outcomes], kinds, seconds)
         )
     return [pickle.loads(value) for _, value in outcomes]
+
+
+def _hung(reports: list[tuple[bool, str] | None], kinds: list[str], seconds: float) -> str:
+    """A sentence about the ranks that did not finish; no full stop at its end."""
+    hung = [rank for rank, kind in enumerate(kinds) if kind == "timeout"]
+    busy = [rank for rank in hung if reports[rank] is not None and reports[rank][0]]
+    shown = busy or hung  # who waits for one that computes is not to blame
+    ranks = ("ranks " if len(shown) > 1 else "rank ") + ", ".join(map(str, shown))
+    ranks += " were" if len(shown) > 1 else " was"
+    places: dict[str, int] = {}  # each with the first rank that is there
+    for rank in shown:
+        if reports[rank] is not None and reports[rank][1]:
+            places.setdefault(reports[rank][1], rank)
+    named = [place if len(places) == 1 else f"rank {rank}: {place}" for place, rank in places.items()]
+    place = f" ({'; '.join(named[:2])})" if named else ""
+    if busy:
+        what = f"computing{place}: in a loop that never ends, or on a very busy machine"
+    elif any(reports[rank] is None for rank in hung):
+        what = f"running{place}: in a loop that never ends, or waiting for a message that nobody sends"
+    else:
+        what = (
+            f"waiting{place}, it seems for a message that nobody sends. Every process must make the same calls, in "
+            "the same order"
+        )
+    return f"after {seconds:g} s {ranks} still {what}"
 
 
 # -- in a worker ---------------------------------------------------------------------------------------
@@ -107,9 +166,7 @@ def _work(
     import torch.distributed as dist
 
     try:
-        function, args, source = pickle.loads(job)
-        if source is not None:
-            linecache.cache.setdefault(source[0], (0, None, source[1], source[0]))
+        function, args = unpack(job)
         limit = timedelta(seconds=seconds + STARTING_SECONDS)
         dist.init_process_group(
             "gloo", init_method=f"file://{meeting}", rank=rank, world_size=world_size, timeout=limit
@@ -215,18 +272,44 @@ def _be_worker(
     job: bytes, rank: int, world_size: int, meeting: str, seconds: float, reading: int, writing: int
 ) -> None:
     """The child's life after the fork; does not return."""
+    last_word = threading.Lock()
+
+    def ready() -> None:
+        _send(writing, READY)
+        watch = threading.Thread(target=_watch, args=(seconds, writing, last_word), daemon=True)
+        watch.start()
+
     try:
         os.setsid()  # so that its own children die with it
         os.close(reading)
         _quiet()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        outcome = _work(job, rank, world_size, meeting, seconds, lambda: _send(writing, READY))
-        _send(writing, outcome)
+        outcome = _work(job, rank, world_size, meeting, seconds, ready)
+        with last_word:
+            _send(writing, outcome)
         time.sleep(
             seconds + GRACE_SECONDS
         )  # stay until all ranks are done: others may still read what we sent
     finally:
         os._exit(0)
+
+
+def _watch(seconds: float, writing: int, last_word: threading.Lock) -> None:
+    """When the time is over: whether the rank computes or waits, and the learner's line where it is."""
+    time.sleep(seconds / 2)
+    before = time.process_time()
+    time.sleep(seconds / 2)
+    used = time.process_time() - before
+    place, frame = "", sys._current_frames().get(threading.main_thread().ident)
+    while frame is not None and not place:
+        code = frame.f_code
+        if is_learners(code):
+            line = linecache.getline(code.co_filename, frame.f_lineno).strip()[:100]
+            place = f"line {frame.f_lineno}, in {code.co_name}" + (f": {line}" if line else "")
+        frame = frame.f_back
+    # A loop has a share of a core even on a busy machine; a rank that waits has next to nothing.
+    if last_word.acquire(blocking=False):
+        _send(writing, ("timeout", (used > 0.03 * seconds, place)))
 
 
 def _collect(pipes: list[int], children: list[int], seconds: float, parent: int) -> list[tuple[str, Any]]:
@@ -251,7 +334,7 @@ def _collect(pipes: list[int], children: list[int], seconds: float, parent: int)
             if outcome == READY:
                 starting.discard(rank)
                 if not starting:
-                    deadline = time.monotonic() + seconds
+                    deadline = time.monotonic() + seconds + REPORT_SECONDS
                 continue
             outcomes[rank] = outcome
             del waiting[rank]

@@ -26,7 +26,7 @@ __all__ = [
 
 
 def bucket_gradients(parameters: Iterable[nn.Parameter], bucket_bytes: int) -> list[list[nn.Parameter]]:
-    """Parameters in buckets of at most bucket_bytes of gradients, the last ones first.
+    """Parameters in buckets of at most bucket_bytes of gradients, last ones first.
 
     A larger parameter has its own bucket. A bucket has one dtype. No frozen ones.
     """
@@ -50,7 +50,7 @@ def flat_gradients(bucket: list[nn.Parameter]) -> torch.Tensor:
 
 
 def set_gradients(bucket: list[nn.Parameter], flat: torch.Tensor) -> None:
-    """The reverse: the pieces of flat become the gradients of the bucket."""
+    """The reverse: pieces of flat, not copies, become the bucket's gradients."""
     pieces = flat.split([p.numel() for p in bucket])
     for p, piece in zip(bucket, pieces, strict=True):
         p.grad = piece.view_as(p)
@@ -65,7 +65,7 @@ def all_reduce_gradients(model: nn.Module, bucket_bytes: int = 25 * 2**20) -> No
 
 
 class DataParallel(nn.Module):
-    """A model in each process, with rank 0's parameters; backward averages gradients.
+    """A model in each process, rank 0's parameters; backward averages gradients.
 
     message_bytes: the size of each message of gradients so far.
     """
@@ -90,7 +90,7 @@ class DataParallel(nn.Module):
 
     @contextlib.contextmanager
     def no_sync(self):
-        """Within this context gradients add up in each process, and nothing is sent."""
+        """Within this context gradients only add up in each process."""
         before, self.synchronise = self.synchronise, False
         try:
             yield
@@ -104,11 +104,12 @@ class DataParallel(nn.Module):
         self.started.append((flat, dist.all_reduce(flat, async_op=True)))
 
     def gradient_ready(self, number: int, parameter: nn.Parameter) -> None:
-        """The hook: backward has added to the gradient of one of bucket `number`."""
+        """The hook: backward has added to a gradient of bucket `number`."""
         if not self.synchronise:
             return
         if self.missing is None:  # the first gradient of this backward
-            self.missing, self.started = [len(bucket) for bucket in self.buckets], []
+            self.missing = [len(bucket) for bucket in self.buckets]
+            self.started = []
             torch.autograd.Variable._execution_engine.queue_callback(self.finish)
         self.missing[number] -= 1
         buckets = len(self.buckets)
@@ -116,7 +117,7 @@ class DataParallel(nn.Module):
             self.start_message()
 
     def finish(self) -> None:
-        """Backward is complete: start what is left, wait for all, set the gradients."""
+        """Backward is complete: start what is left, wait for all, set gradients."""
         while len(self.started) < len(self.buckets):
             self.start_message()
         for number, (flat, work) in enumerate(self.started):
@@ -136,7 +137,7 @@ def train_rank(
     batch_size: int,
     optimizer: Callable,
 ) -> tuple[torch.Tensor, list[float]]:
-    """One process of a training: its own model, wrapped, and its share of the windows.
+    """One process of a training: its own model, wrapped, and its share of windows.
 
     step: called as step(model, batches, optimizer), returns (loss, norm).
     optimizer: makes one from groups of parameters.

@@ -373,3 +373,200 @@ def returns_tensors(*given, **options):
 )
 def test_a_wrong_answer_fails(name, answer):
     assert grade(getattr(checks, name), answer, seed=1).status in ("failed", "error", "timeout")
+
+
+# -- wrong answers of a newcomer, and what they should be told -------------------------------------------
+
+
+def begins_with_an_empty_bucket(parameters, bucket_bytes):
+    buckets, size = [[]], 0
+    for p in reversed(list(parameters)):
+        if not p.requires_grad:
+            continue
+        n = p.numel() * p.element_size()
+        if size + n > bucket_bytes or (buckets[-1] and p.dtype != buckets[-1][-1].dtype):
+            buckets.append([])
+            size = 0
+        buckets[-1].append(p)
+        size += n
+    return buckets
+
+
+def groups_by_dtype_first(parameters, bucket_bytes):
+    by_dtype, buckets = {}, []
+    for p in reversed(list(parameters)):
+        if p.requires_grad:
+            by_dtype.setdefault(p.dtype, []).append(p)
+    for group in by_dtype.values():
+        size = bucket_bytes + 1
+        for p in group:
+            n = p.numel() * p.element_size()
+            if size + n > bucket_bytes:
+                buckets.append([])
+                size = 0
+            buckets[-1].append(p)
+            size += n
+    return buckets
+
+
+def size_not_reset(parameters, bucket_bytes):
+    buckets, size = [], 0
+    for p in reversed([p for p in parameters if p.requires_grad]):
+        n = p.numel() * p.element_size()
+        if not buckets or size + n > bucket_bytes or p.dtype != buckets[-1][-1].dtype:
+            buckets.append([])
+        buckets[-1].append(p)
+        size += n
+    return buckets
+
+
+def uses_what_all_reduce_returns(model, bucket_bytes=25 * 2**20):
+    for bucket in bucket_gradients(model.parameters(), bucket_bytes):
+        flat = dist.all_reduce(flat_gradients(bucket))
+        set_gradients(bucket, flat / dist.get_world_size())
+
+
+def leaves_out_what_has_no_gradient(model, bucket_bytes=25 * 2**20):
+    for bucket in bucket_gradients(model.parameters(), bucket_bytes):
+        used = [p for p in bucket if p.grad is not None]
+        flat = flat_gradients(used)
+        dist.all_reduce(flat)
+        set_gradients(used, flat / dist.get_world_size())
+
+
+class _Hook(DataParallel):
+    def gradient_ready(self, number, parameter):
+        if not self.synchronise:
+            return
+        if self.missing is None:
+            self.missing, self.started = [len(bucket) for bucket in self.buckets], []
+            torch.autograd.Variable._execution_engine.queue_callback(self.finish)
+        self.missing[number] -= 1
+        self.start(number)
+
+
+class StartsTheNextWhenAnyIsFull(_Hook):
+    def start(self, number):
+        if self.missing[number] == 0:
+            self.start_message()
+
+
+class StartsOnlyTheOneJustFull(_Hook):
+    def start(self, number):
+        if self.missing[number] == 0 and number == len(self.started):
+            self.start_message()
+
+
+class BroadcastsIntoCopies(DataParallel):
+    def __init__(self, module, bucket_bytes=25 * 2**20):
+        before = [p.detach().clone() for p in module.parameters()]
+        super().__init__(module, bucket_bytes)
+        for p, kept in zip(module.parameters(), before, strict=True):
+            p.data.copy_(kept)
+            dist.broadcast(p.detach().clone(), src=0)
+
+
+def only_forward_inside(model, batches, optimizer, *, accumulation=1, max_norm=1.0):
+    """With PyTorch's class it exchanges once; ours decides in backward."""
+    model.train()
+    optimizer.zero_grad()
+    total = 0.0
+    for k in range(accumulation):
+        with contextlib.nullcontext() if k == accumulation - 1 else model.no_sync():
+            loss = ddp.batch_loss(model, *batches.next_batch()) / accumulation
+        loss.backward()
+        total += loss.detach()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    optimizer.step()
+    dist.all_reduce(total)
+    return total.item() / dist.get_world_size(), norm.item()
+
+
+def averages_by_itself(model, batches, optimizer, *, accumulation=1, max_norm=1.0):
+    model.train()
+    optimizer.zero_grad()
+    total = 0.0
+    with model.no_sync():
+        for _ in range(accumulation):
+            loss = ddp.batch_loss(model, *batches.next_batch()) / accumulation
+            loss.backward()
+            total += loss.detach()
+    ddp.all_reduce_gradients(model)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    optimizer.step()
+    dist.all_reduce(total)
+    return total.item() / dist.get_world_size(), norm.item()
+
+
+def sends_the_loss_each_time(model, batches, optimizer, *, accumulation=1, max_norm=1.0):
+    model.train()
+    optimizer.zero_grad()
+    total = 0.0
+    for k in range(accumulation):
+        with contextlib.nullcontext() if k == accumulation - 1 else model.no_sync():
+            loss = ddp.batch_loss(model, *batches.next_batch()) / accumulation
+            loss.backward()
+        part = loss.detach()
+        dist.all_reduce(part)
+        total += part.item() / dist.get_world_size()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    optimizer.step()
+    return total, norm.item()
+
+
+def sends_a_float(model, batches, optimizer, *, accumulation=1, max_norm=1.0):
+    dist.all_reduce(1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "told"),
+    [
+        ("bucket_gradients", begins_with_an_empty_bucket, "You begin with an empty bucket"),
+        ("bucket_gradients", groups_by_dtype_first, "You gather all parameters of one dtype first"),
+        ("bucket_gradients", size_not_reset, "You go on counting when a new bucket begins"),
+        ("all_reduce_gradients", uses_what_all_reduce_returns, "works in place and returns None"),
+        ("all_reduce_gradients", leaves_out_what_has_no_gradient, "also if it did not use a layer"),
+        ("DataParallel", StartsTheNextWhenAnyIsFull, "You start the next bucket in line whenever some"),
+        ("DataParallel", StartsOnlyTheOneJustFull, "You start a bucket only at its own last gradient"),
+        ("DataParallel", BroadcastsIntoCopies, "not into copies"),
+        ("distributed_step", forward_outside, "You put backward inside no_sync, but not forward."),
+        ("distributed_step", only_forward_inside, "our class decides in backward"),
+        ("distributed_step", averages_by_itself, "all your messages wait until the last backward is over"),
+        ("distributed_step", sends_the_loss_each_time, "a step needs one small message only"),
+        ("distributed_step", sends_a_float, "type torch.Tensor but got"),
+    ],
+)
+def test_a_newcomers_wrong_answer_is_told_what_is_wrong(name, answer, told):
+    result = grade(getattr(checks, name), answer, seed=2)
+    assert result.status in ("failed", "error") and told in result.message, result.message
+
+
+def only_rank_0_sends(model, bucket_bytes=25 * 2**20):
+    for bucket in bucket_gradients(model.parameters(), bucket_bytes):
+        flat = flat_gradients(bucket)
+        if dist.get_rank() == 0:
+            dist.all_reduce(flat)
+        set_gradients(bucket, flat / dist.get_world_size())
+
+
+class NeverAppends(DataParallel):
+    """An endless loop: no bucket is ever started."""
+
+    def finish(self):
+        while self.buckets:
+            pass
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "told"),
+    [
+        ("all_reduce_gradients", only_rank_0_sends, "rank 0 was still waiting"),
+        ("DataParallel", NeverAppends, "ranks 0, 1 were still computing"),
+    ],
+)
+def test_a_hang_is_told_once_its_time_is_over_and_for_what_it_is(monkeypatch, name, answer, told):
+    monkeypatch.setattr(checks, "SECONDS", 3.0)
+    result = grade(getattr(checks, name), answer, seed=2)
+    assert result.status == "timeout" and told in result.message, result.message
+    assert "?." not in result.message
+    assert result.seconds < 12  # the other cases and the mistakes do not hang once more

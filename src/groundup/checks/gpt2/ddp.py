@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from groundup.check import Case, Exercise, compare
-from groundup.check.processes import WorkerError, run_workers
+from groundup.check.processes import WorkerError, pack, run_workers, unpack
 
 bucket_gradients = Exercise("gpt2.ddp.bucket_gradients")
 all_reduce_gradients = Exercise("gpt2.ddp.all_reduce_gradients", workers=True, seconds=90.0)
@@ -47,6 +47,8 @@ class _Wire:
         dist.all_reduce = dist.distributed_c10d.all_reduce = self.all_reduce
 
     def all_reduce(self, tensor, op=dist.ReduceOp.SUM, group=None, async_op=False):
+        if not isinstance(tensor, torch.Tensor):
+            return self.real(tensor, op, group, async_op)  # which says what is wrong
         self.messages.append(tensor.numel())
         self.started.append(self.ready)
         self.blocking.append(not async_op)
@@ -91,8 +93,10 @@ def _in_processes(worker, ranks, obj, *args):
     cloudpickle.register_pickle_by_value(this)
     try:
         # As bytes: it is unpacked in the worker after dist.all_reduce was replaced.
-        return run_workers(worker, ranks, cloudpickle.dumps(obj), *args, seconds=SECONDS)
+        return run_workers(worker, ranks, pack(obj), *args, seconds=SECONDS)
     except WorkerError as error:
+        if "/: 'NoneType'" in str(error):
+            raise WorkerError(f"{error}. dist.all_reduce works in place and returns None") from None
         if "gloo" not in str(error):
             raise
         raise WorkerError(
@@ -239,6 +243,41 @@ def frozen_ones_too(parameters, bucket_bytes):
 
 
 @bucket_gradients.mistake
+def size_never_begun_again(parameters, bucket_bytes):
+    """You go on counting when a new bucket begins, so after the first full one each parameter is alone. Begin to count anew with each bucket."""
+    buckets, total = [], 0
+    for p in reversed([p for p in parameters if p.requires_grad]):
+        total += p.numel() * p.element_size()
+        if not buckets or total > bucket_bytes or p.dtype != buckets[-1][-1].dtype:
+            buckets.append([])
+        buckets[-1].append(p)
+    return buckets
+
+
+@bucket_gradients.mistake
+def an_empty_one_first(parameters, bucket_bytes):
+    """You begin with an empty bucket, which stays empty if the first parameter is too large for it, or if there is none. Begin with no bucket at all."""
+    buckets, total = [[]], 0
+    for p in reversed([p for p in parameters if p.requires_grad]):
+        size = p.numel() * p.element_size()
+        if total + size > bucket_bytes or (buckets[-1] and p.dtype != buckets[-1][-1].dtype):
+            buckets.append([])
+            total = 0
+        buckets[-1].append(p)
+        total += size
+    return buckets
+
+
+@bucket_gradients.mistake
+def sorted_by_dtype(parameters, bucket_bytes):
+    """You gather all parameters of one dtype first. Keep to the order of the parameters: a parameter joins the newest bucket or begins another, and older ones stay closed."""
+    kinds = {}
+    for p in reversed([p for p in parameters if p.requires_grad]):
+        kinds.setdefault(p.dtype, []).append(p)
+    return [bucket for same in kinds.values() for bucket in _cut(same[::-1], bucket_bytes)]
+
+
+@bucket_gradients.mistake
 def dtypes_mixed(parameters, bucket_bytes):
     """You mix dtypes in one bucket. A vector has one dtype: laid end to end, the gradients would be converted. Begin a new bucket when the dtype changes."""
     return _buckets(parameters, bucket_bytes, mixed=True)
@@ -297,7 +336,7 @@ def _average(rank, world_size, packed, bucket_bytes, *made):
     wire, model = _Wire(), _bag(rank, *made)
     before = list(model.parameters())
     options = () if bucket_bytes is None else (bucket_bytes,)
-    cloudpickle.loads(packed)(model, *options)
+    unpack(packed)(model, *options)
     after = list(model.parameters())
     return {
         "messages": wire.messages,
@@ -444,7 +483,7 @@ def _parallel(rank, world_size, packed, net, bucket_bytes, passes):
     for p in trainable:
         p.register_post_accumulate_grad_hook(count)
     options = () if bucket_bytes is None else (bucket_bytes,)
-    model = cloudpickle.loads(packed)(net, *options)
+    model = unpack(packed)(net, *options)
     seen = {"parameters": [p.detach().clone() for p in net.parameters()]}
     with contextlib.suppress(KeyError), model.no_sync():
         raise KeyError  # what comes after it exchanges again
@@ -603,7 +642,7 @@ class _Parallel(nn.Module):
 
 @DataParallel.mistake
 class parameters_not_sent(_Parallel):
-    """Each process keeps the parameters it was made with. Then they add equal steps to different models, and never become one. Broadcast rank 0's at the beginning."""
+    """Each process keeps the parameters it was made with. Then they add equal steps to different models, and never become one. Broadcast rank 0's at the beginning, into the parameters themselves: not into copies."""
 
     def align(self):
         pass
@@ -689,6 +728,24 @@ class one_message_at_a_time(_Parallel):
 
 
 @DataParallel.mistake
+class next_one_when_any_is_full(_Parallel):
+    """You start the next bucket in line whenever some bucket is full. The next in line may still miss gradients, which then are not in its message. Ask how many it misses itself: self.missing[len(self.started)]."""
+
+    def launch(self, k):
+        if not self.waiting[k] and len(self.under_way) < len(self.buckets):
+            self.begin(len(self.under_way))
+
+
+@DataParallel.mistake
+class held_back_until_the_end(_Parallel):
+    """You start a bucket only at its own last gradient. If it had to wait for those before it, nothing starts it until finish. After each start, ask again whether the next in line is full."""
+
+    def launch(self, k):
+        if not self.waiting[k] and k == len(self.under_way):
+            self.begin(k)
+
+
+@DataParallel.mistake
 class whichever_is_full(_Parallel):
     """You start each bucket as soon as it is full, in whatever order. If one process does not use a layer, its order is another, and gradients of different parameters are added up."""
 
@@ -722,8 +779,8 @@ class _Averaged(nn.Module):
     def __init__(self, module):
         super().__init__()
         self.module, self.on, self.exchanges, self.average = module, True, 0, dist.all_reduce
-        self.gradients = 0
-        self.planned = self.queued = False
+        self.inside = []  # for each backward, whether it ran inside no_sync
+        self.planned = self.running = False
         for p in module.parameters():
             p.register_post_accumulate_grad_hook(self.arrived)
 
@@ -741,13 +798,16 @@ class _Averaged(nn.Module):
             self.on = before
 
     def arrived(self, p):
-        self.gradients += 1
-        if self.planned and not self.queued:
-            self.queued = True
+        if not self.running:
+            self.running = True
+            self.inside.append(not self.on)
             torch.autograd.Variable._execution_engine.queue_callback(self.finish)
 
     def finish(self):
-        self.queued, self.exchanges = False, self.exchanges + 1
+        self.running = False
+        if not self.planned:
+            return
+        self.exchanges += 1
         for p in self.module.parameters():
             self.average(p.grad)
             p.grad /= dist.get_world_size()
@@ -809,11 +869,12 @@ def _stepping(rank, world_size, packed, B, T, options, steps, seed):
     optimizer = _Descent(words.parameters(), 0.3)
     for p in words.parameters():
         p.grad = torch.ones_like(p)  # left over from somewhere
-    step = cloudpickle.loads(packed)
-    seen = {"exchanges": [], "parameters": [], "returned": []}
+    wire = _Wire()  # not before: the model's own messages do not count
+    step = unpack(packed)
+    seen = {"exchanges": [], "inside no_sync": [], "messages": [], "parameters": [], "returned": []}
     for _ in range(steps):
         model.eval()
-        before = model.exchanges
+        before, model.inside, wire.messages = model.exchanges, [], []
         returned = step(model, batches, optimizer, **options)
         if not isinstance(returned, tuple | list) or [type(n) for n in returned] != [float, float]:
             seen["returned"].append("a step returns two plain floats, loss and norm")
@@ -821,8 +882,11 @@ def _stepping(rank, world_size, packed, B, T, options, steps, seed):
             seen["returned"].append({"loss": returned[0], "norm": returned[1]})
         seen["parameters"].append([p.detach().clone() for p in words.parameters()])
         seen["exchanges"].append(model.exchanges - before)
+        seen["inside no_sync"].append(model.inside)
+        # The loss may also travel by another collective. More than two numbers are gradients.
+        seen["messages"].append(max(1, sum(numbers <= 2 for numbers in wire.messages)))
     seen |= {"batches taken": batches.taken, "steps of the optimizer": optimizer.steps}
-    seen["backwards"] = model.gradients // len(optimizer.parameters)
+    seen["backwards"] = sum(map(len, seen["inside no_sync"]))
     return seen | {"train mode": words.training, "synchronises": model.on}
 
 
@@ -837,7 +901,9 @@ def _(ranks, B, T, options, steps, seed):
     words = _Words(5, 3, seed)
     parameters = list(words.parameters())
     every = [_pairs(rank, B, T, 5, steps * accumulation + 1, seed) for rank in range(ranks)]
-    seen = {"exchanges": [1] * steps, "parameters": [], "returned": []}
+    inside = [True] * (accumulation - 1) + [False]
+    seen = {"backwards": steps * accumulation, "exchanges": [1] * steps, "inside no_sync": [inside] * steps}
+    seen |= {"messages": [1] * steps, "parameters": [], "returned": []}
     for k in range(steps):
         chosen = [pair for pairs in every for pair in pairs[k * accumulation : (k + 1) * accumulation]]
         x, y = (torch.cat(parts) for parts in zip(*chosen, strict=True))
@@ -850,15 +916,18 @@ def _(ranks, B, T, options, steps, seed):
         seen["parameters"].append([p.detach().clone() for p in parameters])
         seen["returned"].append({"loss": loss.item(), "norm": norm})
     seen |= {"batches taken": steps * accumulation, "steps of the optimizer": steps}
-    seen["backwards"] = steps * accumulation
     return [seen | {"train mode": True, "synchronises": True}] * ranks
 
 
 distributed_step.agree(
     _told(
         {
-            "exchanges": "the gradients should be exchanged exactly once in each step. (Forward and backward both "
-            "stand inside no_sync.)",
+            "exchanges": "in each step the model should exchange the gradients exactly once, in the last backward. "
+            "Forward and backward of all other micro-batches stand inside no_sync, and those of the last outside.",
+            "inside no_sync": "forward and backward of all micro-batches but the last stand inside no_sync: our class "
+            "decides in backward whether to exchange, PyTorch's in forward.",
+            "messages": "a step needs one small message only: add up the losses of the micro-batches first, and "
+            "all-reduce their sum once. The norm is the same in every process already.",
             "synchronises": "after the step no_sync is still on: use it in a with statement.",
             "backwards": "each micro-batch has a forward and a backward of its own: together they need the memory "
             "that accumulation saves.",
@@ -884,17 +953,25 @@ def _step(
     parts=lambda n: n,
     shared=lambda: dist.get_world_size(),
     clip_each=False,
+    forward_inside=True,
+    by_hand=False,
 ):
     model.train()
     optimizer.zero_grad()
     total = 0.0
     for k in range(accumulation):
-        with contextlib.nullcontext() if exchange(k, accumulation) else model.no_sync():
+        held, loss = not exchange(k, accumulation), None
+        if not forward_inside:
             loss = _loss(model, batches) / parts(accumulation)
+        with model.no_sync() if held else contextlib.nullcontext():
+            if loss is None:
+                loss = _loss(model, batches) / parts(accumulation)
             loss.backward()
         total += loss.detach()
         if clip_each:
             norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    if by_hand:
+        _means(model, 25 * 2**20)
     if not clip_each:
         norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
     optimizer.step()
@@ -923,6 +1000,20 @@ def exchanges_at_each_micro_batch(model, batches, optimizer, *, accumulation=1, 
     """The result is right, but you exchange at every micro-batch, which is several times the traffic. All but the last go inside no_sync, forward and backward both."""
     options = {"accumulation": accumulation, "max_norm": max_norm}
     return _step(model, batches, optimizer, exchange=lambda k, n: True, **options)
+
+
+@distributed_step.mistake
+def only_backward_inside(model, batches, optimizer, *, accumulation=1, max_norm=1.0):
+    """You put backward inside no_sync, but not forward. Our class then exchanges once, but PyTorch's decides in forward, and exchanges at every micro-batch. Put both inside."""
+    options = {"accumulation": accumulation, "max_norm": max_norm}
+    return _step(model, batches, optimizer, forward_inside=False, **options)
+
+
+@distributed_step.mistake(shape=True)
+def averages_after_the_loop(model, batches, optimizer, *, accumulation=1, max_norm=1.0):
+    """The result is right, but all your messages wait until the last backward is over: nothing overlaps. Leave the last micro-batch outside no_sync, then the model itself exchanges during its backward."""
+    options = {"accumulation": accumulation, "max_norm": max_norm}
+    return _step(model, batches, optimizer, exchange=lambda k, n: False, by_hand=True, **options)
 
 
 @distributed_step.mistake
