@@ -30,7 +30,7 @@ __all__ = [
 
 
 def merge_pair(ids: list, pair: tuple, new_id) -> list:
-    """A new list: `ids` with `new_id` in place of each `pair`, from left to right."""
+    """A new list: `new_id` in place of each `pair` in `ids`, from left to right."""
     first, second = pair
     merged, i = [], 0
     while i < len(ids):
@@ -55,7 +55,8 @@ _find_pieces = regex.compile(GPT2_PATTERN).findall
 def pretokenize(text: str) -> list[str]:
     """Cuts a text into pieces as GPT-2 does; joined again they are the text.
 
-    Half a surrogate pair, which cannot be written in UTF-8, becomes � as in tiktoken.
+    Half a surrogate pair (UTF-16 writes some characters as two codes, a pair) cannot
+    be written in UTF-8; it becomes � as in tiktoken.
     Source of the pattern: github.com/openai/gpt-2, src/encoder.py.
     """
     valid = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -182,7 +182,7 @@ RIGHT = {
         def encode_piece(piece, ranks):
             parts = [bytes([b]) for b in piece]
             while True:
-                found = [(ranks[a + b], k) for k, (a, b) in enumerate(zip(parts, parts[1:])) if a + b in ranks]
+                found = [(ranks[a + b], k) for k, (a, b) in enumerate(zip(parts, parts[1:])) if a + b in ranks.keys()]
                 if not found:
                     return [ranks[p] for p in parts]
                 k = min(found)[1]
@@ -203,28 +203,97 @@ def test_right_answers_written_differently_pass(name):
     assert result.passed, result.message
 
 
-def test_the_largest_count_may_be_searched():
+# The loop of learn_merges as people write it after the stub's own lines; the slips below change a line of it.
+LOOP = """
+while heap and len(merges) < n_merges:
+    n, pair = heapq.heappop(heap)
+    if -n != counts[pair] or n == 0:
+        continue
+    new = 256 + len(merges)
+    merges.append(pair)
+    changed = set()
+    for w in list(places[pair]):
+        old, t = words[w], times[w]
+        for p in pairwise(old):
+            counts[p] -= t
+            changed.add(p)
+        words[w] = merge_pair(old, pair, new)
+        for p in pairwise(words[w]):
+            counts[p] += t
+            places[p].add(w)
+            changed.add(p)
+    for p in changed:
+        heapq.heappush(heap, (-counts[p], p))
+return merges
+"""
+AT_ONCE = (
+    ("            changed.add(p)\n", "            heapq.heappush(heap, (-counts[p], p))\n"),
+    ("    for p in changed:\n        heapq.heappush(heap, (-counts[p], p))\n", ""),
+)
+FALLING = (
+    "            counts[p] -= t\n            heapq.heappush(heap, (-counts[p], p))\n",
+    "            counts[p] -= t\n",
+)
+NO_ZERO = ("or n == 0", "")
+SEARCH = ("    n, pair = heapq.heappop(heap)\n    if -n != counts[pair] or n == 0:\n        continue\n", "")
+
+
+def learners_loop(*edits):
+    loop = LOOP
+    for old, new in edits:
+        assert old in loop
+        loop = loop.replace(old, new)
     source = inspect.getsource(learn_merges)
-    start = source.index("    while heap")
-    by_max = source[:start] + textwrap.indent(
-        textwrap.dedent("""
-        while any(counts.values()) and len(merges) < n_merges:
-            pair = min(counts, key=lambda p: (-counts[p], p))
-            for w in places.pop(pair):
-                for sign in (-1, 1):
-                    for p in zip(words[w], words[w][1:]):
-                        counts[p] += sign * times[w]
-                        if sign == 1:
-                            places[p].add(w)
-                    if sign == -1:
-                        words[w] = merge_pair(words[w], pair, 256 + len(merges))
-            merges.append(pair)
-        return merges
-        """),
-        "    ",
-    )
-    result = grade("gpt2.bpe.learn_merges", learners("learn_merges", by_max), seed=0)
+    return learners("learn_merges", source[: source.index("    while heap")] + textwrap.indent(loop, "    "))
+
+
+@pytest.mark.parametrize("edits", [(), AT_ONCE])
+def test_counts_may_be_pushed_again_and_again(edits):
+    result = grade("gpt2.bpe.learn_merges", learners_loop(*edits), seed=0)
     assert result.passed, result.message
+
+
+LOOPS = [
+    ([*AT_ONCE, FALLING, NO_ZERO], "pushed_only_pairs_of_the_new_piece"),
+    (
+        [*AT_ONCE, FALLING, ("            heapq.heappush", "            if new in p:\n                heapq.heappush")],
+        "forgot_pairs_that_fell",
+    ),
+    ([("changed.add(p)", "if new in p: changed.add(p)")], "forgot_pairs_that_fell"),
+    ([*AT_ONCE, ("if -n != counts[pair] or n == 0", "if False")], "used_stale_entries"),
+    ([("t = words[w], times[w]", "t = words[w], 1")], "changed_counts_by_one"),
+    ([*AT_ONCE, ("t = words[w], times[w]", "t = words[w], 1")], "changed_counts_by_one"),
+    ([NO_ZERO], "merged_pairs_of_count_0"),
+    ([*AT_ONCE, NO_ZERO], "merged_pairs_of_count_0"),
+    ([("            places[p].add(w)\n", "")], "forgot_the_places"),
+    ([("list(places[pair])", "range(len(words))")], "You read all pieces again"),
+    ([SEARCH, ("heap and", "any(counts.values()) and"), ("    new =", "    pair = min(counts, key=lambda p: (-counts[p], p))\n    new =")], "You go through all pairs"),
+    (
+        [SEARCH, ("heap and", "any(counts.values()) and"), ("    new =", "    pair = min(counts.items(), key=lambda i: (-i[1], i[0]))[0]\n    new =")],
+        "You go through all pairs",
+    ),
+    # no mistake of ours: the reply says how often both pairs occur, and did before
+    ([("counts[p] -= t", "counts[p] -= t * (p != pair)"), ("for w in", "counts[pair] = 0\n    for w in"), ("counts[p] += t", "counts[p] += t + (new in p)")], "so it comes first"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("answer", LOOPS)
+def test_slips_of_the_loop_are_named(answer, seed):
+    edits, said = answer
+    result = grade("gpt2.bpe.learn_merges", learners_loop(*edits), seed=seed)
+    assert result.status == "failed"
+    assert said in result.message or said == result.mistake, (result.mistake, result.message)
+
+
+def test_learning_slowly_is_too_slow():
+    result = grade("gpt2.bpe.learn_merges", recount, seed=0)
+    assert result.status == "failed" and "You read all pieces again" in result.message
+
+
+def test_a_pair_that_is_not_the_most_frequent_is_told_with_its_count():
+    result = grade("gpt2.bpe.learn_merges", lambda *given: sorted(recount(*given), reverse=True), seed=0)
+    assert "(117, 103) occurs 20 times, so it comes first" in result.message
 
 
 # Wrong answers, written from nothing, and what the reply must say or the mistake that it must name.
@@ -286,6 +355,113 @@ WRONG = [
                 yield rest""",
         "Two streams",
     ),
+    (
+        "merge_pair",
+        """
+        def merge_pair(ids, pair, new_id):
+            ids, i = ids[:], 0
+            while i < len(ids) - 1:
+                if (ids[i], ids[i + 1]) == pair:
+                    ids[i : i + 2] = [new_id]
+                i += 1
+            return ids""",
+        "moves or copies all the others",
+    ),
+    (
+        "merge_pair",
+        """
+        def merge_pair(ids, pair, new_id):
+            out = []
+            for a, b in pairwise(ids):
+                if (a, b) == pair:
+                    out.append(new_id)
+                else:
+                    out.append(a)
+            return out""",
+        "went_over_all_neighbours",
+    ),
+    (
+        "merge_pair",
+        """
+        def merge_pair(ids, pair, new_id):
+            out = []
+            for x in ids:
+                if out and (out[-1], x) == pair:
+                    out[-1] = new_id
+                else:
+                    out.append(x)
+            return out""",
+        "merged_with_the_result",
+    ),
+    (
+        "encode_piece",
+        """
+        def encode_piece(piece, ranks):
+            if piece in ranks:
+                return [ranks[piece]]
+            parts = [bytes([byte]) for byte in piece]
+            i = 0
+            while i + 1 < len(parts):
+                if parts[i] + parts[i + 1] in ranks:
+                    parts[i : i + 2] = [parts[i] + parts[i + 1]]
+                    i = 0
+                else:
+                    i += 1
+            return [ranks[p] for p in parts]""",
+        "whole_piece_or_leftmost",
+    ),
+    (
+        "encode_piece",
+        """
+        def encode_piece(piece, ranks):
+            ids, i = [], 0
+            while i < len(piece):
+                j = len(piece)
+                while piece[i:j] not in ranks:
+                    j -= 1
+                ids.append(ranks[piece[i:j]])
+                i = j
+            return ids""",
+        "took_the_longest_token",
+    ),
+    *(
+        (
+            "encode_piece",
+            f"""
+            def encode_piece(piece, ranks):
+                parts = [bytes([byte]) for byte in piece]
+                for token in {in_order}:
+                    i = 0
+                    while i + 1 < len(parts):
+                        if parts[i] + parts[i + 1] == token:
+                            parts[i : i + 2] = [token]
+                        i += 1
+                return [ranks[p] for p in parts]""",
+            "whole table",
+        )
+        for in_order in (
+            "sorted(ranks, key=ranks.get)",
+            "sorted(dict(ranks), key=ranks.get)",
+            "[t for t, _ in sorted(ranks.items(), key=lambda item: item[1])]",
+        )
+    ),
+    (
+        "stream_text",
+        """
+        def stream_text(chunks):
+            rest = b""
+            for chunk in chunks:
+                rest += chunk
+                try:
+                    text = rest.decode("utf-8")
+                    rest = b""
+                except UnicodeDecodeError:
+                    text = ""
+                yield text
+            if rest:
+                yield rest.decode("utf-8", errors="replace")""",
+        "all_or_nothing",
+    ),
 ]
 
 
@@ -308,6 +484,12 @@ SLIPS = [
     ("learn_merges", "merges.append(pair)", "merges.append(list(pair))", "tuple"),
     ("encode_piece", "min(", "max(", ""),
     (
+        "encode_piece",
+        'min(pairs, key=lambda p: ranks.get(b"".join(p), math.inf))',
+        'max(pairs, key=lambda p: ranks.get(b"".join(p), -1))',
+        "merged_the_highest_rank",
+    ),
+    (
         "BPETokenizer",
         "self.token_bytes[i] for i in ids)",
         "bytes([i]) if i < 256 else self.token_bytes[i] for i in ids)",
@@ -317,7 +499,7 @@ SLIPS = [
         "BPETokenizer",
         "ids += self.piece_ids(piece)",
         "ids = ids + self.piece_ids(piece) if ids else self.piece_ids(piece)",
-        "once more",
+        "you handed out a list that piece_ids remembers",
     ),
     (
         "BPETokenizer",
