@@ -63,8 +63,12 @@ def _tiktoken(ranks: dict[bytes, int], special_tokens=()) -> tiktoken.Encoding:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-merge_pair = Exercise("gpt2.bpe.merge_pair", seconds=2.0)
-LONG = "1,200,000 items: what moves or copies all the others for each of them is too slow"
+merge_pair = Exercise(
+    "gpt2.bpe.merge_pair",
+    seconds=2.0,
+    slow="What moves or copies all the other items for each of them is too slow. Or is there a loop that never ends?",
+)
+LONG = "1,200,000 items"
 
 
 @merge_pair.cases
@@ -86,7 +90,7 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
         "large ids", ids=rng.integers(50_000, 50_003, 40).tolist(), pair=(50_001, 50_002), new_id=90_000
     )
     # Work that grows with the square of the length (pop(0), ids[i : i + 2] = [new_id]) takes ten times the limit and
-    # more; one pass takes a tenth of it. A reply to a time-out shows the label alone, so that says what it is about.
+    # more; one pass takes a tenth of it.
     groups = [[4, 5], [4, 5], [4, 5], [4, 5], [5], [6]]
     ids = [item for k in rng.permutation(len(groups)) for item in groups[k]]
     yield Case(LONG, ids=ids, pair=(4, 5), new_id=300, times=120_000)
@@ -201,8 +205,12 @@ def dropped_the_rest(ids, pair, new_id):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-learn_merges = Exercise("gpt2.bpe.learn_merges", seconds=8.0)
-MANY = "12,000 pieces: a merge may not read all of them again"
+learn_merges = Exercise(
+    "gpt2.bpe.learn_merges",
+    seconds=8.0,
+    slow="A merge may neither read all pieces again nor go through all pairs. Or is there a loop that never ends?",
+)
+MANY = "12,000 pieces"
 
 
 @learn_merges.cases
