@@ -37,7 +37,9 @@ def derive(root: Path) -> None:
         path = root / lesson.solution_path
         notebook = read_notebook(path)
         namespace: dict = {"check": lambda obj: None}
-        for cell in notebook.cells:
+        for number, cell in enumerate(notebook.cells):
+            if cell.cell_type == "code":
+                cell.execution_count = number
             if cell.cell_type != "code" or "setup" in cell.metadata.get("tags", []):
                 continue
             printed = io.StringIO()

@@ -357,9 +357,8 @@ def _replacements() -> list[tuple[Any, str, Any]]:
         found.append((sys.modules[module_name], "signal", _guarded_signal(sys.modules[module_name].signal)))
     found.append((sys, "setrecursionlimit", _guarded_recursion(sys.setrecursionlimit)))
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    if (
-        shell is not None
-    ):  # what quit() and exit() call there; the kernel would stop a tenth of a second later
+    # What quit() and exit() call in a notebook: the kernel would stop a tenth of a second later.
+    if hasattr(shell, "ask_exit"):
         found.append((shell, "ask_exit", _refuse("quit()", _ENDS)))
     return found
 

@@ -365,7 +365,7 @@ WRONG = [
                     ids[i : i + 2] = [new_id]
                 i += 1
             return ids""",
-        "moves or copies all the others",
+        "moves or copies all the other items",
     ),
     (
         "merge_pair",
