@@ -364,12 +364,16 @@ def _(rng: np.random.Generator) -> Iterator[Case]:
     yield case("a block_size of 1", 9, 1, tokens(9, 2, 3), 4, temperature=0)
     yield case("no new token", 5, 4, tokens(5, 2, 3), 0, temperature=0, training=True)
     for label, stops in (("one stop token", {2}), ("two stop tokens", {4, 1})):
-        weights, idx, lengths = stopping(3, 12, stops)
+        while True:
+            weights, idx, lengths = stopping(3, 12, stops)
+            prompted = idx.clone()
+            prompted[:, 0] = min(stops)
+            prompted[1, -1] = min(stops)
+            # A prompt that ends with a stop token goes on, here with another token: else one could not tell.
+            if int(np.argmax(log_probs_of(weights)(prompted[1].tolist()))) not in stops:
+                break
         options = {"temperature": 0, "stop_tokens": stops}
         yield Case(label, weights=weights, idx=idx, new=12, seed=0, training=True, options=options)
-        prompted = idx.clone()
-        prompted[:, 0] = min(stops)
-        prompted[1, -1] = min(stops)  # a prompt that ends with a stop token goes on
         options = {"temperature": 0, "stop_tokens": tuple(stops)}
         yield Case(
             label + ", in the prompt too", weights=weights, idx=prompted, new=12, seed=0, training=False,
