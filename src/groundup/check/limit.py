@@ -5,8 +5,8 @@ stack, and again at shrinking intervals, so that `except BaseException` around a
 C call that never returns cannot be stopped from inside Python: a thread then says so.
 
 What counts is the shorter of the time on the clock and the processor time of this process. On a machine that is busy
-with other things a right answer gets little of the processor, and is not late for that; only an answer that sleeps, or
-waits for what never comes, is stopped by the clock alone, after `PATIENCE` times as long.
+with other things a right answer gets little of the processor, and is not late for that, up to `PATIENCE` times the limit
+on the clock. An answer that gets none, because it sleeps or waits for what never comes, is stopped by the clock alone.
 """
 
 from __future__ import annotations
@@ -155,7 +155,12 @@ class Stopwatch:
         if frame is not None and frame.f_code.co_filename == __file__ and frame.f_code is not _enter.__code__:
             _setitimer(signal.ITIMER_REAL, 1e-3, 0.05)  # in the middle of this very work
             return
-        if not self.expired and not self.interrupted and (more := self._remaining()) > 1e-3:
+        if (
+            not self.expired
+            and not self.interrupted
+            and self._computes()
+            and (more := self._remaining()) > 1e-3
+        ):
             _setitimer(signal.ITIMER_REAL, more, 0.05)  # the machine was busy with something else
             return
         # A submission at the end of its recursion must leave room for what follows.
@@ -178,6 +183,11 @@ class Stopwatch:
         """The seconds after which, at the earliest, the time can be over."""
         counted, clock = self._passed()
         return min(self.left - counted, self.left_on_the_clock - clock)
+
+    def _computes(self) -> bool:
+        """Whether it gets any of the processor, as it does on the busiest machine; who only waits gets next to nothing."""
+        counted, clock = self._passed()
+        return counted > 0.03 * clock
 
     def _spend(self) -> float:
         """Take what this `run` took from the budget; returns its seconds on the clock."""
